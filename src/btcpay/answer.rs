@@ -1,0 +1,250 @@
+//! BTCPay Server's JSON: what of it counts, and what of it is refused.
+
+use std::borrow::Cow;
+
+use anyhow::{Context, Result, bail, ensure};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use crate::invoice::{AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Money};
+
+/// The fields that count. Every release adds others; an amount may be a string or a number.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InvoiceJson<'body> {
+    #[serde(borrow)]
+    id: Cow<'body, str>,
+    #[serde(borrow)]
+    store_id: Cow<'body, str>,
+    #[serde(borrow)]
+    status: Cow<'body, str>,
+    #[serde(borrow, default)]
+    additional_status: Option<Cow<'body, str>>,
+    #[serde(borrow)]
+    currency: Cow<'body, str>,
+    #[serde(borrow, default)]
+    amount: Option<&'body RawValue>,
+    #[serde(borrow, default)]
+    paid_amount: Option<&'body RawValue>,
+}
+
+/// The answer in `body`, if it is about the invoice and the store that were asked for.
+///
+/// # Errors
+///
+/// It is not, or it says something that has no meaning here.
+pub fn parse(body: &[u8], id: &BtcpayInvoiceId, store_id: &str) -> Result<Answer> {
+    let json: InvoiceJson =
+        serde_json::from_slice(body).context("BTCPay Server's answer is no invoice")?;
+    ensure!(
+        json.id == id.0,
+        "BTCPay Server answered about another invoice, {}",
+        json.id
+    );
+    ensure!(
+        json.store_id == store_id,
+        "BTCPay Server answered about another store's invoice, {}",
+        json.store_id
+    );
+    Ok(Answer {
+        status: status(&json.status)?,
+        additional: additional(json.additional_status.as_deref()),
+        money: Money {
+            currency: json.currency.into_owned(),
+            amount: json.amount.map(decimal).transpose().context("amount")?,
+            paid: json
+                .paid_amount
+                .map(decimal)
+                .transpose()
+                .context("paidAmount")?,
+        },
+    })
+}
+
+/// `Complete` is what old servers call Settled.
+fn status(word: &str) -> Result<BtcpayStatus> {
+    Ok(match word {
+        "New" => BtcpayStatus::New,
+        "Processing" => BtcpayStatus::Processing,
+        "Settled" | "Complete" => BtcpayStatus::Settled,
+        "Expired" => BtcpayStatus::Expired,
+        "Invalid" => BtcpayStatus::Invalid,
+        unknown => bail!(
+            "BTCPay Server gives it the status '{unknown}', which this version of reconcile does \
+             not know; update reconcile"
+        ),
+    })
+}
+
+fn additional(word: Option<&str>) -> AdditionalStatus {
+    match word {
+        None | Some("None") => AdditionalStatus::None,
+        Some("PaidLate") => AdditionalStatus::PaidLate,
+        Some("PaidPartial") => AdditionalStatus::PaidPartial,
+        Some("PaidOver") => AdditionalStatus::PaidOver,
+        Some("Marked") => AdditionalStatus::Marked,
+        Some("Invalid") => AdditionalStatus::Invalid,
+        Some(_) => AdditionalStatus::Unknown,
+    }
+}
+
+/// A decimal given as a JSON string or number, exactly as written.
+fn decimal(json: &RawValue) -> Result<Decimal> {
+    let text = match json.get().strip_prefix('"') {
+        Some(_) => serde_json::from_str::<Cow<str>>(json.get())?,
+        None => Cow::Borrowed(json.get()),
+    };
+    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
+    let exact = Decimal::from_str_exact(digits)
+        .and_then(|_| Decimal::from_scientific(&format!("{digits}e{exponent}")));
+    exact.with_context(|| format!("'{text}' is no decimal number that can be read exactly"))
+}
+
+/// Whether a 404 is BTCPay Server's own word on the invoice, and not a proxy's on the path.
+pub fn says_invoice_not_found(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct ErrorJson<'body> {
+        #[serde(borrow)]
+        code: Cow<'body, str>,
+    }
+    serde_json::from_slice::<ErrorJson>(body).is_ok_and(|error| error.code == "invoice-not-found")
+}
+
+/// Whether `body` is a list, of whatever.
+pub fn is_list(body: &[u8]) -> bool {
+    serde_json::from_slice::<Vec<IgnoredAny>>(body).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> BtcpayInvoiceId {
+        BtcpayInvoiceId("there".into())
+    }
+
+    fn answer(fields: &str) -> Result<Answer> {
+        let body = format!(
+            r#"{{"id":"there","storeId":"shop","currency":"BTC","status":"Settled",{fields}}}"#
+        );
+        parse(body.as_bytes(), &asked(), "shop")
+    }
+
+    fn amount(json: &str) -> Option<Decimal> {
+        answer(&format!(r#""amount":{json}"#)).unwrap().money.amount
+    }
+
+    #[test]
+    fn amounts_are_read_exactly_as_string_and_as_number() {
+        let sats = |text: &str| Some(text.parse::<Decimal>().unwrap());
+        for json in [
+            r#""0.00021""#,
+            r#""0.000210000""#,
+            "0.00021",
+            "2.1e-4",
+            r#""2.1E-4""#,
+            "21E-5",
+        ] {
+            assert_eq!(amount(json), sats("0.00021"), "{json}");
+        }
+        assert_eq!(amount("1e3"), sats("1000"));
+        assert_eq!(
+            amount(r#""0.1000000000000000000000000001""#),
+            sats("0.1000000000000000000000000001")
+        );
+        assert_eq!(amount("null"), None);
+    }
+
+    #[test]
+    fn an_amount_that_cannot_be_read_exactly_is_refused() {
+        for json in [
+            r#""""#,
+            r#""abc""#,
+            r#""1,5""#,
+            r#""NaN""#,
+            "true",
+            "[1]",
+            "{}",
+            r#""0.00021000000000000000000000000001""#,
+            "1e99",
+            "1e-99",
+            r#""1e""#,
+            r#""1e1e1""#,
+            r#""\ud800""#,
+        ] {
+            assert!(answer(&format!(r#""amount":{json}"#)).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn only_known_status_words_are_statuses() {
+        let status_of = |word: &str| {
+            let body =
+                format!(r#"{{"id":"there","storeId":"shop","currency":"BTC","status":"{word}"}}"#);
+            parse(body.as_bytes(), &asked(), "shop").map(|answer| answer.status)
+        };
+        for (word, status) in [
+            ("New", BtcpayStatus::New),
+            ("Processing", BtcpayStatus::Processing),
+            ("Settled", BtcpayStatus::Settled),
+            ("Complete", BtcpayStatus::Settled),
+            ("Expired", BtcpayStatus::Expired),
+            ("Invalid", BtcpayStatus::Invalid),
+        ] {
+            assert_eq!(status_of(word).unwrap(), status);
+        }
+        for word in [
+            "",
+            "settled",
+            "SETTLED",
+            " Settled",
+            "Paid",
+            "Confirmed",
+            "complete",
+        ] {
+            assert!(status_of(word).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_this_stores_invoice_is_refused() {
+        for body in [
+            "",
+            "null",
+            "[]",
+            "{}",
+            "<html></html>",
+            r#"{"id":"other","storeId":"shop","currency":"BTC","status":"Settled"}"#,
+            r#"{"id":"there","storeId":"other","currency":"BTC","status":"Settled"}"#,
+            r#"{"storeId":"shop","currency":"BTC","status":"Settled"}"#,
+            r#"{"id":"there","currency":"BTC","status":"Settled"}"#,
+            r#"{"id":"there","storeId":"shop","currency":"BTC"}"#,
+            r#"{"id":"there","storeId":"shop","currency":"BTC","status":null}"#,
+            r#"{"id":"there","storeId":"shop","currency":"BTC","status":5}"#,
+            r#"{"id":"there","storeId":"shop","currency":"BTC","status":"New","status":"Settled"}"#,
+            r#"{"id":"there","storeId":"shop","currency":"BTC","status":"Settled"} trailing"#,
+        ] {
+            assert!(parse(body.as_bytes(), &asked(), "shop").is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn fields_that_do_not_count_may_be_anything() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        for fields in [
+            r#""metadata":null"#,
+            r#""metadata":{"orderId":"\ud800","buyer":["\u0000"]}"#,
+            &format!(r#""metadata":{deep}"#),
+            r#""additionalStatus":null"#,
+            r#""additionalStatus":"OfALaterRelease","checkout":{"a":1}"#,
+        ] {
+            assert_eq!(
+                answer(fields).unwrap().status,
+                BtcpayStatus::Settled,
+                "{fields}"
+            );
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What was typed and what the environment says, checked. Every environment variable is read here.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use log::LevelFilter;
+use reqwest::Url;
+
+use crate::btcpay::ApiKey;
+use crate::cli::{Cli, Format};
+use crate::database::Access;
+
+/// Everything a run needs to know.
+pub struct Config {
+    pub database: PathBuf,
+    pub access: Access,
+    pub btcpay_url: Url,
+    pub store_id: String,
+    pub api_key: ApiKey,
+    pub recheck: bool,
+    pub max_age_seconds: i64,
+    pub format: Format,
+    /// Whether a run that has nothing to say says so.
+    pub tell_nothing: bool,
+}
+
+impl Config {
+    /// The checked configuration. `terminal` is whether the report goes to one.
+    ///
+    /// # Errors
+    ///
+    /// A setting is missing or cannot be used; each names the option and its variable.
+    pub fn new(cli: Cli, terminal: bool) -> Result<Self> {
+        let database = setting(cli.database, "RECONCILE_DATABASE")
+            .context("which database? Give --database FILE or RECONCILE_DATABASE")?;
+        let url = setting(cli.btcpay_url, "BTCPAY_URL")
+            .context("which BTCPay Server? Give --btcpay-url URL or BTCPAY_URL")?;
+        let store_id = setting(cli.store_id, "BTCPAY_STORE_ID").context(
+            "which store? Give --store-id ID or BTCPAY_STORE_ID; the id is in BTCPay Server under \
+             Settings, General",
+        )?;
+        Ok(Self {
+            database: database.into(),
+            access: if cli.dry_run {
+                Access::Read
+            } else {
+                Access::Write
+            },
+            btcpay_url: checked_url(&text(url, "the URL of BTCPay Server")?)?,
+            store_id: checked_store_id(text(store_id, "the store id")?)?,
+            api_key: api_key(cli.api_key_file)?,
+            recheck: cli.recheck,
+            max_age_seconds: i64::from(cli.max_age_hours) * 3600,
+            format: cli.format,
+            tell_nothing: terminal || cli.verbose > 0,
+        })
+    }
+}
+
+/// The log's filter: the options if there are any, else `RUST_LOG`, else warnings and errors.
+pub fn log_filter(verbose: u8, quiet: bool) -> String {
+    let level = match (quiet, verbose) {
+        (true, _) => LevelFilter::Error,
+        (false, 0) => {
+            return variable("RUST_LOG")
+                .and_then(|filter| filter.into_string().ok())
+                .unwrap_or_else(|| LevelFilter::Warn.to_string());
+        }
+        (false, 1) => LevelFilter::Info,
+        (false, 2) => LevelFilter::Debug,
+        (false, 3..) => LevelFilter::Trace,
+    };
+    level.to_string()
+}
+
+/// The option, else the variable; either counts as unset when empty.
+fn setting(option: Option<OsString>, name: &str) -> Option<OsString> {
+    option
+        .filter(|value| !value.is_empty())
+        .or_else(|| variable(name))
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn text(value: OsString, what: &str) -> Result<String> {
+    match value.into_string() {
+        Ok(text) => Ok(text),
+        Err(_) => bail!("{what} is not UTF-8 text"),
+    }
+}
+
+fn checked_url(text: &str) -> Result<Url> {
+    const EXAMPLE: &str = "give --btcpay-url (BTCPAY_URL) like https://btcpay.example.com";
+    // The text may hold a password, so no message repeats it.
+    let url = Url::parse(text)
+        .with_context(|| format!("the URL of BTCPay Server cannot be read: {EXAMPLE}"))?;
+    ensure!(
+        matches!(url.scheme(), "http" | "https") && url.has_host(),
+        "the URL of BTCPay Server is neither http nor https: {EXAMPLE}"
+    );
+    ensure!(
+        url.username().is_empty() && url.password().is_none(),
+        "the URL of BTCPay Server has a user or password in it, which would end in logs: take it \
+         out; the API key is all that reconcile needs"
+    );
+    ensure!(
+        url.query().is_none() && url.fragment().is_none(),
+        "the URL of BTCPay Server has a '?' or '#' in it: {EXAMPLE}"
+    );
+    Ok(url)
+}
+
+fn checked_store_id(id: String) -> Result<String> {
+    ensure!(
+        !matches!(id.as_str(), "." | "..") && !id.contains(|c: char| c.is_control() || c == '/'),
+        "the store id cannot be one of BTCPay Server's: copy it from Settings, General"
+    );
+    Ok(id)
+}
+
+/// From the file that an option or a variable names, else from the variable that holds the key.
+fn api_key(option: Option<OsString>) -> Result<ApiKey> {
+    let (key, source) = match setting(option, "BTCPAY_API_KEY_FILE") {
+        Some(path) => {
+            let path = Path::new(&path);
+            let key = fs::read_to_string(path).with_context(|| {
+                format!(
+                    "could not read the API key file {}: correct --api-key-file or its permissions",
+                    path.display()
+                )
+            })?;
+            (key, format!("the API key file {}", path.display()))
+        }
+        None => match variable("BTCPAY_API_KEY") {
+            Some(key) => (
+                text(key, "the API key in BTCPAY_API_KEY")?,
+                "BTCPAY_API_KEY".into(),
+            ),
+            None => bail!(
+                "which API key? Put it into a file and give --api-key-file FILE or \
+                 BTCPAY_API_KEY_FILE; or give the key itself in BTCPAY_API_KEY"
+            ),
+        },
+    };
+    let key = key.trim_end_matches(['\r', '\n']);
+    ensure!(
+        !key.is_empty(),
+        "{source} is empty: put BTCPay Server's API key into it"
+    );
+    ensure!(
+        key.chars().all(|c| c.is_ascii_graphic()),
+        "{source} holds something else than one API key: put the key alone into it, on one line"
+    );
+    ApiKey::new(key).with_context(|| format!("{source} holds no API key"))
+}

@@ -1,0 +1,543 @@
+//! Writing a decision: all of what one invoice is owed, or nothing of it.
+
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use rusqlite::{ErrorCode, Params, Row, Savepoint, Transaction, TransactionBehavior, named_params};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::invoice_row::{column_value, read_invoice};
+use super::{Access, Database, in_words, time_text};
+use crate::decide::{Change, Redeem};
+use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus};
+
+/// What was written of one invoice; in a dry run, what would have been.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub from: LocalStatus,
+    pub to: LocalStatus,
+    pub license_issued: bool,
+    /// None for a closed invoice, and for a license that a dry run did not issue.
+    pub license_id: Option<LicenseId>,
+    pub redemption: Option<RedemptionMoved>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RedemptionMoved {
+    Redeemed,
+    Cancelled,
+}
+
+impl RedemptionMoved {
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Redeemed => "redeemed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Why something could not be written.
+#[derive(Debug)]
+pub enum WriteError {
+    /// This invoice's trouble; the others can go on.
+    Invoice(anyhow::Error),
+    /// The database's: nothing more can be written.
+    Database(anyhow::Error),
+}
+
+/// A transaction in which invoices are read again and written.
+pub struct Writing<'database> {
+    transaction: Transaction<'database>,
+    access: Access,
+    path: &'database Path,
+    /// Unix seconds.
+    now: i64,
+    now_text: String,
+}
+
+impl Database {
+    /// Begins a transaction, at Unix second `now`. It holds the write lock from the start: a
+    /// transaction that reads first can find that it may not write any more. In a dry run it only
+    /// reads. Without [`Writing::commit`] nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// The write lock is not to be had.
+    pub fn begin(&mut self, now: i64) -> anyhow::Result<Writing<'_>> {
+        let behavior = match self.access {
+            Access::Read => TransactionBehavior::Deferred,
+            Access::Write => TransactionBehavior::Immediate,
+        };
+        Ok(Writing {
+            transaction: self
+                .connection
+                .transaction_with_behavior(behavior)
+                .map_err(|error| in_words(error, "begin writing to", &self.path))?,
+            access: self.access,
+            path: &self.path,
+            now,
+            now_text: time_text(now).context("the system's clock is outside the calendar")?,
+        })
+    }
+}
+
+impl Writing<'_> {
+    /// The invoice as it is now; none where it is gone, or has a status that is not in the
+    /// contract: then it is the service's alone.
+    ///
+    /// # Errors
+    ///
+    /// Its row does not fit the contract, or cannot be read.
+    pub fn reread(&self, id: &InvoiceId) -> Result<Option<Invoice>, WriteError> {
+        self.read_again(id).map_err(|error| self.sort_out(error))
+    }
+
+    fn read_again(&self, id: &InvoiceId) -> anyhow::Result<Option<Invoice>> {
+        let mut statement = self.transaction.prepare_cached(REREAD)?;
+        let mut rows = statement.query([&id.0])?;
+        let Some(row) = rows.next()? else {
+            return Ok(None);
+        };
+        let status: String = column_value(row, "status")?;
+        match LocalStatus::from_word(&status) {
+            Some(_) => read_invoice(row).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes `change` of `invoice`, which [`Writing::reread`] gave; in a dry run, does all but
+    /// write.
+    ///
+    /// # Errors
+    ///
+    /// Its policy, redemption or discount code does not fit the contract, or the database refuses
+    /// a row. Nothing of this invoice is written then.
+    pub fn write(&mut self, invoice: &Invoice, change: &Change) -> Result<Applied, WriteError> {
+        self.prepare_and_write(invoice, change)
+            .map_err(|error| self.sort_out(error))
+    }
+
+    fn prepare_and_write(&mut self, invoice: &Invoice, change: &Change) -> anyhow::Result<Applied> {
+        let owed = self.owed(invoice, change)?;
+        let license_id = match (&owed.license, self.access) {
+            (Some(_), Access::Write) => Some(LicenseId(Uuid::new_v4().to_string())),
+            (Some(_), Access::Read) => None,
+            (None, _) => match &invoice.license {
+                License::Issued(id) => Some(id.clone()),
+                License::None | License::PerhapsByHand(_) => None,
+            },
+        };
+        let applied = Applied {
+            from: invoice.status,
+            to: owed.to,
+            license_issued: owed.license.is_some(),
+            license_id,
+            redemption: owed.redemption.as_ref().map(|owed| owed.moved),
+        };
+        if self.access == Access::Write {
+            let savepoint = self.transaction.savepoint()?;
+            write_all(&savepoint, invoice, &owed, &applied, &self.now_text)?;
+            savepoint.commit()?;
+        }
+        Ok(applied)
+    }
+
+    /// Everything that `change` needs from the database, read and checked.
+    fn owed(&self, invoice: &Invoice, change: &Change) -> anyhow::Result<Owed> {
+        match *change {
+            Change::Settle {
+                issue_license,
+                redemption,
+            } => Ok(Owed {
+                to: LocalStatus::Settled,
+                license: issue_license.then(|| self.terms(invoice)).transpose()?,
+                redemption: redemption
+                    .map(|redeem| {
+                        let slots = match redeem {
+                            Redeem::HoldingItsSlot => 0,
+                            Redeem::TakingItsSlotAgain => 1,
+                        };
+                        self.redemption(invoice, RedemptionMoved::Redeemed, slots)
+                    })
+                    .transpose()?,
+            }),
+            Change::Close {
+                to,
+                cancel_redemption,
+            } => Ok(Owed {
+                to,
+                license: None,
+                redemption: cancel_redemption
+                    .then(|| self.redemption(invoice, RedemptionMoved::Cancelled, -1))
+                    .transpose()?,
+            }),
+        }
+    }
+
+    /// The terms of the license that the invoice's buyer bought.
+    fn terms(&self, invoice: &Invoice) -> anyhow::Result<Terms> {
+        let (product_id, policy_id) = self
+            .transaction
+            .prepare_cached("SELECT product_id, policy_id FROM invoices WHERE id = ?1")?
+            .query_and_then([&invoice.id.0], |row| {
+                anyhow::Ok((
+                    column_value::<String>(row, "product_id")?,
+                    column_value::<Option<String>>(row, "policy_id")?,
+                ))
+            })?
+            .next()
+            .context("its row is gone")??;
+        if let Some(policy_id) = policy_id {
+            return self
+                .policy(OWN_POLICY, [&policy_id])?
+                .with_context(|| {
+                    format!("its policy {policy_id} does not exist; restore it or set another")
+                })
+                .and_then(|policy| {
+                    ensure!(
+                        policy.product_id == product_id,
+                        "its policy {policy_id} belongs to another product; correct policy_id"
+                    );
+                    self.terms_of(policy)
+                });
+        }
+        match self.policy(PRODUCTS_POLICY, [&product_id])? {
+            Some(policy) => self.terms_of(policy),
+            None => Ok(Terms {
+                policy_id: None,
+                expires_at: None,
+                grace_seconds: 0,
+                max_machines: 1,
+                entitlements_json: "[]".into(),
+                is_trial: 0,
+            }),
+        }
+    }
+
+    fn policy(&self, sql: &str, params: impl Params) -> anyhow::Result<Option<Policy>> {
+        let mut statement = self.transaction.prepare_cached(sql)?;
+        let mut rows = statement.query(params)?;
+        rows.next()?
+            .map(|row| read_policy(row).context("its policy's row cannot be used"))
+            .transpose()
+    }
+
+    fn terms_of(&self, policy: Policy) -> anyhow::Result<Terms> {
+        let name = &policy.id;
+        serde_json::from_str::<Vec<String>>(&policy.entitlements_json)
+            .ok()
+            .with_context(|| {
+                format!(
+                    "its policy {name} has entitlements that are no JSON array of strings; \
+                     correct entitlements_json"
+                )
+            })?;
+        let expires_at = match policy.duration_seconds {
+            0 => None,
+            seconds => Some(
+                Some(seconds)
+                    .filter(|seconds| *seconds > 0)
+                    .and_then(|seconds| self.now.checked_add(seconds))
+                    .and_then(time_text)
+                    .with_context(|| {
+                        format!(
+                            "its policy {name} lasts {seconds} seconds, which gives no date; \
+                             correct duration_seconds (0 is for ever)"
+                        )
+                    })?,
+            ),
+        };
+        Ok(Terms {
+            policy_id: Some(policy.id),
+            expires_at,
+            grace_seconds: policy.grace_seconds,
+            max_machines: policy.max_machines,
+            entitlements_json: policy.entitlements_json,
+            is_trial: policy.is_trial,
+        })
+    }
+
+    /// The invoice's redemption on its way to `moved`, which changes the used slots of its code by
+    /// `slots`.
+    fn redemption(
+        &self,
+        invoice: &Invoice,
+        moved: RedemptionMoved,
+        slots: i64,
+    ) -> anyhow::Result<OwedRedemption> {
+        let (id, code_id) = self
+            .transaction
+            .prepare_cached("SELECT id, code_id FROM discount_redemptions WHERE invoice_id = ?1")?
+            .query_and_then([&invoice.id.0], |row| {
+                anyhow::Ok((
+                    column_value::<String>(row, "id")?,
+                    column_value::<String>(row, "code_id")?,
+                ))
+            })?
+            .next()
+            .context("its redemption is gone")?
+            .context("its redemption's row cannot be used")?;
+        let used_count = if slots == 0 {
+            None
+        } else {
+            let used: i64 = self
+                .transaction
+                .prepare_cached("SELECT used_count FROM discount_codes WHERE id = ?1")?
+                .query_and_then([&code_id], |row| column_value(row, "used_count"))?
+                .next()
+                .with_context(|| format!("its discount code {code_id} does not exist"))?
+                .with_context(|| format!("its discount code {code_id} cannot be used"))?;
+            Some(used.saturating_add(slots).max(0))
+        };
+        Ok(OwedRedemption {
+            id,
+            moved,
+            code_id,
+            used_count,
+        })
+    }
+
+    /// Makes what was written lasting.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot keep it; then nothing of this transaction is written.
+    pub fn commit(self) -> anyhow::Result<()> {
+        self.transaction
+            .commit()
+            .map_err(|error| in_words(error, "write to", self.path))
+    }
+
+    fn sort_out(&self, error: anyhow::Error) -> WriteError {
+        match error.downcast::<rusqlite::Error>() {
+            Ok(error) if concerns_the_file(&error) => {
+                WriteError::Database(in_words(error, "write to", self.path))
+            }
+            Ok(error) => WriteError::Invoice(anyhow!(error).context(
+                "the database refused what is to be written of it; see its triggers and constraints",
+            )),
+            Err(error) => WriteError::Invoice(error),
+        }
+    }
+}
+
+/// Whether an error is the file's, so that every other invoice would meet it too. Constraints,
+/// triggers and odd values are one row's.
+fn concerns_the_file(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::DiskFull
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::CannotOpen
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::NoLargeFileSupport
+                | ErrorCode::OutOfMemory
+        )
+    )
+}
+
+/// A [`Change`] with all that it takes to write it.
+struct Owed {
+    to: LocalStatus,
+    license: Option<Terms>,
+    redemption: Option<OwedRedemption>,
+}
+
+struct OwedRedemption {
+    id: String,
+    moved: RedemptionMoved,
+    code_id: String,
+    /// The code's new count, where it changes.
+    used_count: Option<i64>,
+}
+
+struct Policy {
+    id: String,
+    product_id: String,
+    duration_seconds: i64,
+    grace_seconds: i64,
+    max_machines: i64,
+    entitlements_json: String,
+    is_trial: i64,
+}
+
+/// What a license grants, and until when.
+struct Terms {
+    policy_id: Option<String>,
+    expires_at: Option<String>,
+    grace_seconds: i64,
+    max_machines: i64,
+    entitlements_json: String,
+    is_trial: i64,
+}
+
+const REREAD: &str = concat!(select_invoice!(), "WHERE invoices.id = ?1");
+
+const OWN_POLICY: &str = "
+SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial
+  FROM policies
+ WHERE id = ?1";
+
+const PRODUCTS_POLICY: &str = "
+SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial
+  FROM policies
+ WHERE product_id = ?1
+   AND active
+ ORDER BY slug = 'default' DESC, name, id
+ LIMIT 1";
+
+fn read_policy(row: &Row) -> anyhow::Result<Policy> {
+    Ok(Policy {
+        id: column_value(row, "id")?,
+        product_id: column_value(row, "product_id")?,
+        duration_seconds: column_value(row, "duration_seconds")?,
+        grace_seconds: column_value(row, "grace_seconds")?,
+        max_machines: column_value(row, "max_machines")?,
+        entitlements_json: column_value(row, "entitlements_json")?,
+        is_trial: column_value(row, "is_trial")?,
+    })
+}
+
+/// The WHERE after the conflict target lets a partial unique index do; a full one ignores it.
+pub const ISSUE_LICENSE: &str = "
+INSERT INTO licenses (
+         id,  product_id, invoice_id,  policy_id,  status,   issued_at,  expires_at,
+         grace_seconds,  max_machines,  entitlements_json,  is_trial,  buyer_email,  metadata_json)
+SELECT  :id,  product_id, id,         :policy_id,  'active', :now,       :expires_at,
+        :grace_seconds, :max_machines, :entitlements_json, :is_trial,  buyer_email, :metadata_json
+  FROM invoices
+ WHERE id = :invoice_id
+    ON CONFLICT (invoice_id) WHERE invoice_id IS NOT NULL DO NOTHING";
+
+const SET_STATUS: &str = "
+UPDATE invoices
+   SET status = :status, updated_at = :now
+ WHERE id = :id";
+
+const MOVE_REDEMPTION: &str = "
+UPDATE discount_redemptions
+   SET status = :status, license_id = coalesce(:license_id, license_id), updated_at = :now
+ WHERE id = :id";
+
+const COUNT_USES: &str = "
+UPDATE discount_codes
+   SET used_count = :used_count, updated_at = :now
+ WHERE id = :id";
+
+const AUDIT: &str = "
+INSERT INTO audit_log ( actor_kind,  action,  target_kind,  target_id,  details_json, occurred_at)
+VALUES                ('reconcile', :action, :target_kind, :target_id, :details_json, :now)";
+
+fn write_all(
+    savepoint: &Savepoint,
+    invoice: &Invoice,
+    owed: &Owed,
+    applied: &Applied,
+    now: &str,
+) -> anyhow::Result<()> {
+    let write = |what: &str, sql: &str, params: &[(&str, &dyn rusqlite::ToSql)]| match savepoint
+        .prepare_cached(sql)?
+        .execute(params)?
+    {
+        1 => Ok(()),
+        rows => bail!(
+            "writing {what} changed {rows} rows instead of one; see the triggers of its table"
+        ),
+    };
+    let details = json!({
+        "invoice_id": invoice.id,
+        "btcpay_invoice_id": invoice.btcpay_id,
+        "from": applied.from,
+        "to": applied.to,
+    })
+    .to_string();
+    let audit = |action: String, target_kind: &str, target_id: &str| {
+        write(
+            "the audit row",
+            AUDIT,
+            named_params! {
+                ":action": action,
+                ":target_kind": target_kind,
+                ":target_id": target_id,
+                ":details_json": details,
+                ":now": now,
+            },
+        )
+    };
+
+    if applied.from != applied.to {
+        write(
+            "its status",
+            SET_STATUS,
+            named_params! { ":id": invoice.id.0, ":status": applied.to.word(), ":now": now },
+        )?;
+        audit(
+            format!("invoice.{}", applied.to.word()),
+            "invoice",
+            &invoice.id.0,
+        )?;
+    }
+    let license_id = applied.license_id.as_ref().map(|id| &id.0);
+    if let (Some(terms), Some(license_id)) = (&owed.license, license_id) {
+        write(
+            "the license",
+            ISSUE_LICENSE,
+            named_params! {
+                ":id": license_id,
+                ":invoice_id": invoice.id.0,
+                ":policy_id": terms.policy_id,
+                ":now": now,
+                ":expires_at": terms.expires_at,
+                ":grace_seconds": terms.grace_seconds,
+                ":max_machines": terms.max_machines,
+                ":entitlements_json": terms.entitlements_json,
+                ":is_trial": terms.is_trial,
+                ":metadata_json": json!({
+                    "source": "reconcile",
+                    "btcpay_invoice_id": invoice.btcpay_id,
+                })
+                .to_string(),
+            },
+        )?;
+        audit("license.issued".into(), "license", license_id)?;
+    }
+    if let Some(redemption) = &owed.redemption {
+        write(
+            "its redemption",
+            MOVE_REDEMPTION,
+            named_params! {
+                ":id": redemption.id,
+                ":status": redemption.moved.word(),
+                ":license_id": license_id,
+                ":now": now,
+            },
+        )?;
+        if let Some(used_count) = redemption.used_count {
+            write(
+                "the discount code's count",
+                COUNT_USES,
+                named_params! {
+                    ":id": redemption.code_id,
+                    ":used_count": used_count,
+                    ":now": now,
+                },
+            )?;
+        }
+        audit(
+            format!("redemption.{}", redemption.moved.word()),
+            "redemption",
+            &redemption.id,
+        )?;
+    }
+    Ok(())
+}

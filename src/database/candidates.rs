@@ -1,0 +1,170 @@
+//! Which invoices may be out of date.
+
+use anyhow::{Context, Result};
+use rusqlite::{Row, named_params};
+
+use super::invoice_row::{column_value, read_invoice, shown};
+use super::{Database, in_words};
+use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus};
+
+/// How long the service is left alone with an invoice that it has closed or settled, before what
+/// is missing counts as forgotten.
+const SERVICE_MOMENT_SECONDS: i64 = 60;
+
+/// Of which time and which kind the invoices in question are.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Unix seconds.
+    pub now: i64,
+    /// Unix seconds; invoices created before are not asked about.
+    pub since: i64,
+    /// Whether invoices that are closed here are asked about again.
+    pub recheck: bool,
+}
+
+#[derive(Debug)]
+pub struct Listing {
+    /// Oldest first.
+    pub candidates: Vec<Invoice>,
+    pub unreadable: Vec<Unreadable>,
+    /// Pending invoices created before the window.
+    pub out_of_window: u32,
+}
+
+/// A candidate whose row does not fit the contract. Its ids are as readable as they can be made.
+#[derive(Debug)]
+pub struct Unreadable {
+    pub id: InvoiceId,
+    pub btcpay_id: BtcpayInvoiceId,
+    pub error: anyhow::Error,
+}
+
+// The bound on the text of created_at only lets the index work; created_seconds decides. It lies a
+// day before the window because text with another offset than UTC's sorts up to a day away.
+const CANDIDATES: &str = concat!(
+    select_invoice!(concat!(
+        ", ",
+        unix_seconds!("invoices.created_at"),
+        " AS created_seconds, ",
+        unix_seconds!("invoices.updated_at"),
+        " AS updated_seconds "
+    )),
+    "WHERE invoices.id IN (
+       SELECT id FROM invoices
+        WHERE status = 'pending'
+
+       UNION
+       SELECT id FROM invoices
+        WHERE status = 'settled'
+          AND created_at >= date(:since, 'unixepoch', '-1 day')
+          AND NOT EXISTS (SELECT 1 FROM licenses WHERE invoice_id = invoices.id)
+
+       UNION
+       SELECT id FROM invoices
+        WHERE status = 'settled'
+          AND ",
+    time_form!("created_at"),
+    " IS NOT TRUE
+          AND NOT EXISTS (SELECT 1 FROM licenses WHERE invoice_id = invoices.id)
+
+       UNION
+       SELECT invoice_id FROM discount_redemptions
+        WHERE status = 'pending'
+
+       UNION
+       SELECT id FROM invoices
+        WHERE :recheck
+          AND status IN ('expired', 'invalid')
+          AND created_at >= date(:since, 'unixepoch', '-1 day')
+
+       UNION
+       SELECT id FROM invoices
+        WHERE :recheck
+          AND status IN ('expired', 'invalid')
+          AND ",
+    time_form!("created_at"),
+    " IS NOT TRUE
+     )
+       AND invoices.status IN ('pending', 'settled', 'expired', 'invalid')
+       AND (created_seconds >= :since) IS NOT FALSE
+       AND (
+         invoices.status = 'pending'
+         OR (:recheck AND invoices.status IN ('expired', 'invalid'))
+         OR (updated_seconds <= :untouched_since) IS NOT FALSE
+       )
+     ORDER BY created_seconds, invoices.id"
+);
+
+const OUT_OF_WINDOW: &str = concat!(
+    "SELECT count(*) FROM invoices WHERE status = 'pending' AND ",
+    unix_seconds!("created_at"),
+    " < :since"
+);
+
+impl Database {
+    /// The invoices that may be out of date, in one read.
+    ///
+    /// # Errors
+    ///
+    /// Only where the database as a whole cannot be read; a row that does not fit the contract is
+    /// listed as [`Unreadable`].
+    pub fn candidates(&self, window: Window) -> Result<Listing> {
+        self.list(window)
+            .map_err(|error| in_words(error, "list the invoices of", &self.path))
+    }
+
+    fn list(&self, window: Window) -> rusqlite::Result<Listing> {
+        let read = self.connection.unchecked_transaction()?;
+        let mut listing = Listing {
+            candidates: Vec::new(),
+            unreadable: Vec::new(),
+            out_of_window: read.query_row(
+                OUT_OF_WINDOW,
+                named_params! { ":since": window.since },
+                |row| row.get(0),
+            )?,
+        };
+        let mut statement = read.prepare(CANDIDATES)?;
+        let mut rows = statement.query(named_params! {
+            ":since": window.since,
+            ":untouched_since": window.now - SERVICE_MOMENT_SECONDS,
+            ":recheck": window.recheck,
+        })?;
+        while let Some(row) = rows.next()? {
+            match read_candidate(row, window.recheck) {
+                Ok(invoice) => listing.candidates.push(invoice),
+                Err(error) => listing.unreadable.push(Unreadable {
+                    id: InvoiceId(shown(row.get_ref("id")?)),
+                    btcpay_id: BtcpayInvoiceId(shown(row.get_ref("btcpay_invoice_id")?)),
+                    error,
+                }),
+            }
+        }
+        Ok(listing)
+    }
+}
+
+fn read_candidate(row: &Row, recheck: bool) -> Result<Invoice> {
+    let invoice = read_invoice(row)?;
+    let untouched_matters = match invoice.status {
+        LocalStatus::Pending => false,
+        LocalStatus::Settled => true,
+        LocalStatus::Expired | LocalStatus::Invalid => !recheck,
+    };
+    readable_time(row, "created_at", "created_seconds")?;
+    if untouched_matters {
+        readable_time(row, "updated_at", "updated_seconds")?;
+    }
+    Ok(invoice)
+}
+
+fn readable_time(row: &Row, column: &str, seconds: &str) -> Result<()> {
+    column_value::<Option<i64>>(row, seconds)?
+        .map(|_| ())
+        .with_context(|| {
+            format!(
+                "its {column} is no time as schema.sql describes it; correct it in the table \
+                 invoices, like 2026-11-23T20:13:59Z"
+            )
+        })
+}

@@ -1,0 +1,123 @@
+//! An invoice as a row: the SELECT, and what is made of its columns.
+
+use anyhow::{Context, Result, anyhow};
+use rusqlite::Row;
+use rusqlite::types::{FromSql, ValueRef};
+
+use crate::invoice::{
+    BtcpayInvoiceId, Invoice, InvoiceId, License, LicenseId, LocalStatus, Redemption,
+    RedemptionStatus,
+};
+
+/// SQL: whether a time column's text begins as the contract's three forms do. SQLite's own reader
+/// would also take `now` or a bare number. schema.sql's partial index has the same words.
+macro_rules! time_form {
+    ($column:literal) => {
+        concat!(
+            "(",
+            $column,
+            " GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9][T ]*')"
+        )
+    };
+}
+
+/// SQL: the Unix seconds of a time column; NULL where it cannot be read.
+macro_rules! unix_seconds {
+    ($column:literal) => {
+        concat!(
+            "CASE WHEN ",
+            time_form!($column),
+            " THEN unixepoch(",
+            $column,
+            ") END"
+        )
+    };
+}
+
+/// SELECT and FROM of an invoice as [`read_invoice`] reads it.
+macro_rules! select_invoice {
+    ($($further_columns:expr)?) => {
+        concat!(
+            "SELECT
+               invoices.id,
+               invoices.btcpay_invoice_id,
+               invoices.status,
+               invoices.amount_sats,
+               licenses.id                      AS license_id,
+               discount_redemptions.status      AS redemption_status,
+               discount_redemptions.license_id  AS redemption_license_id,
+               -- Tested for 'not before', so that an unreadable time leaves the doubt standing.
+               CASE WHEN invoices.status = 'settled' AND licenses.id IS NULL THEN (
+                 SELECT gift.id
+                   FROM licenses AS gift
+                  WHERE gift.invoice_id IS NULL
+                    AND gift.product_id = invoices.product_id
+                    AND gift.buyer_email = invoices.buyer_email COLLATE NOCASE
+                    AND (",
+            unix_seconds!("gift.issued_at"), " < ", unix_seconds!("invoices.created_at"),
+            ") IS NOT TRUE
+                  LIMIT 1
+               ) END                            AS license_by_hand_id
+             ", $($further_columns,)?
+            " FROM invoices
+               LEFT JOIN licenses             ON licenses.invoice_id = invoices.id
+               LEFT JOIN discount_redemptions ON discount_redemptions.invoice_id = invoices.id "
+        )
+    };
+}
+
+/// Reads a row of [`select_invoice`].
+///
+/// # Errors
+///
+/// A value that does not fit the contract, by its column.
+pub fn read_invoice(row: &Row) -> Result<Invoice> {
+    let status: String = column_value(row, "status")?;
+    let license_id: Option<String> = column_value(row, "license_id")?;
+    let by_hand_id: Option<String> = column_value(row, "license_by_hand_id")?;
+    let redemption_status: Option<String> = column_value(row, "redemption_status")?;
+    let redemption_license_id: Option<String> = column_value(row, "redemption_license_id")?;
+    Ok(Invoice {
+        id: InvoiceId(column_value(row, "id")?),
+        btcpay_id: BtcpayInvoiceId::checked(column_value(row, "btcpay_invoice_id")?)
+            .map_err(|why| anyhow!("its btcpay_invoice_id {why}"))?,
+        status: LocalStatus::from_word(&status)
+            .with_context(|| format!("its status '{status}' is not in the contract"))?,
+        amount_sats: column_value(row, "amount_sats")?,
+        license: match (license_id, by_hand_id) {
+            (Some(id), _) => License::Issued(LicenseId(id)),
+            (None, Some(id)) => License::PerhapsByHand(LicenseId(id)),
+            (None, None) => License::None,
+        },
+        redemption: redemption_status
+            .map(|word| {
+                Ok::<_, anyhow::Error>(Redemption {
+                    status: RedemptionStatus::from_word(&word).with_context(|| {
+                        format!("its redemption's status '{word}' is not in the contract")
+                    })?,
+                    license_id: redemption_license_id.map(LicenseId),
+                })
+            })
+            .transpose()?,
+    })
+}
+
+/// The value of a column, or what is wrong with it in words.
+pub fn column_value<T: FromSql>(row: &Row, column: &str) -> Result<T> {
+    row.get(column).map_err(|error| match error {
+        rusqlite::Error::InvalidColumnType(_, name, kind) => {
+            anyhow!("its {name} does not fit the contract of schema.sql: it is {kind}")
+        }
+        other => anyhow!(other).context(format!("its {column} cannot be read")),
+    })
+}
+
+/// Whatever stands in a column, for a person to recognise it.
+pub fn shown(value: ValueRef) -> String {
+    match value {
+        ValueRef::Null => "NULL".into(),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into_owned(),
+    }
+}

@@ -1,0 +1,159 @@
+//! The licensing service's SQLite database; all SQL of the program is in this module.
+//!
+//! # Locks
+//!
+//! The database belongs to the service, which writes to it at any time. Listing is one read.
+//! Writing happens in an IMMEDIATE transaction, which takes the write lock before it reads: what
+//! it read is then still true when it writes. Nobody holds a lock while BTCPay Server is asked.
+//! A lock of somebody else's is waited for, [`BUSY_TIMEOUT`] at most.
+//!
+//! # What is never done
+//!
+//! The database is never created, migrated or re-configured; its journal mode stays as found.
+//! A dry run opens it read-only.
+
+// First, because the others use its macros.
+#[macro_use]
+mod invoice_row;
+
+mod apply;
+mod candidates;
+mod contract;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+pub use apply::{Applied, RedemptionMoved, WriteError};
+pub use candidates::Window;
+
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The statements that run once an invoice; rusqlite keeps 16 unless told.
+const CACHED_STATEMENTS: usize = 32;
+
+/// What a run may do to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// A dry run: opened read-only.
+    Read,
+    Write,
+}
+
+pub struct Database {
+    connection: Connection,
+    path: PathBuf,
+    access: Access,
+}
+
+impl Database {
+    /// Opens the database at `path` and checks that it keeps the contract of schema.sql.
+    ///
+    /// # Errors
+    ///
+    /// No such file, no permission, not a database, locked for longer than [`BUSY_TIMEOUT`], or
+    /// something of the contract is missing; each names the file and what to do.
+    pub fn open(path: &Path, access: Access) -> Result<Self> {
+        let shown = path.display();
+        match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+                "there is no database at {shown}: give --database the licensing service's file, \
+                 or make a new one with: sqlite3 '{shown}' < schema.sql"
+            ),
+            Err(error) => {
+                return Err(error).context(format!("could not look at the database {shown}"));
+            }
+            Ok(metadata) if metadata.is_dir() => {
+                bail!("{shown} is a folder: give --database the database file in it")
+            }
+            Ok(_) => {}
+        }
+        let flags = match access {
+            Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        };
+        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .map_err(|error| in_words(error, "open", path))?;
+        let database = Self {
+            connection,
+            path: path.to_owned(),
+            access,
+        };
+        database
+            .prepare()
+            .map_err(|error| in_words(error, "read", path))?;
+        database.check_contract()?;
+        Ok(database)
+    }
+
+    /// Settings of this connection alone; nothing of them stays in the file.
+    fn prepare(&self) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        self.connection
+            .set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        self.connection.pragma_update(None, "foreign_keys", true)
+    }
+
+    fn check_contract(&self) -> Result<()> {
+        let shown = self.path.display();
+        let missing = contract::missing(&self.connection)
+            .map_err(|error| in_words(error, "read", &self.path))?;
+        if !missing.is_empty() {
+            bail!(
+                "the database {shown} is not of the shape that schema.sql describes: {}; give \
+                 --database the licensing service's file, or bring the service up to date",
+                missing.join(", ")
+            );
+        }
+        let read_only = self
+            .connection
+            .is_readonly("main")
+            .map_err(|error| in_words(error, "read", &self.path))?;
+        if self.access == Access::Write && read_only {
+            bail!("the database {shown} may not be written by this user: {WRITE_PERMISSION}");
+        }
+        Ok(())
+    }
+}
+
+const WRITE_PERMISSION: &str = "give this user write permission on the file and its folder \
+                                (SQLite keeps its journal there), or run it as the service's user";
+
+/// An SQLite error as a person can act on it.
+fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
+    let advice = match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => {
+            "it is not an SQLite database, or it is encrypted; give --database the licensing \
+             service's file"
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another program has held its lock for more than 10 s; the next run tries again, and \
+             if this lasts, see who holds the file with: fuser -v"
+        }
+        Some(ErrorCode::DatabaseCorrupt) => {
+            "the file is damaged; stop the service and restore a backup, or save what can be read \
+             with: sqlite3 FILE .recover"
+        }
+        Some(ErrorCode::DiskFull) => "the disk is full; make room",
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => WRITE_PERMISSION,
+        Some(ErrorCode::CannotOpen) => {
+            "this user may not open it, or may not write to its folder, where SQLite keeps the \
+             journal; correct the permissions, or run it as the service's user"
+        }
+        Some(ErrorCode::SystemIoFailure) => "the disk failed; look at the system's log",
+        _ => "this should not happen; keep the message, and a copy of the database",
+    };
+    anyhow!(error).context(format!(
+        "could not {doing} the database {}: {advice}",
+        path.display()
+    ))
+}
+
+/// Unix seconds as the database writes them: RFC 3339, UTC. None outside the calendar.
+fn time_text(unix_seconds: i64) -> Option<String> {
+    let time = jiff::Timestamp::from_second(unix_seconds).ok()?;
+    Some(time.to_string())
+}

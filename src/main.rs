@@ -1,0 +1,77 @@
+//! `reconcile` brings a licensing service's SQLite database into agreement with BTCPay Server.
+
+mod btcpay;
+mod cli;
+mod config;
+mod database;
+mod decide;
+mod invoice;
+mod report;
+mod run;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use log::error;
+
+use cli::{Cli, Format};
+use config::Config;
+use report::{Exit, Report, escaped};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(&config::log_filter(cli.verbose, cli.quiet));
+    ExitCode::from(run_to_the_end(cli) as u8)
+}
+
+fn run_to_the_end(cli: Cli) -> Exit {
+    let config = match Config::new(cli, io::stdout().is_terminal()) {
+        Ok(config) => config,
+        Err(wrong) => {
+            error!("{wrong:#}");
+            return Exit::Usage;
+        }
+    };
+    let report = run::run(&config, jiff::Timestamp::now().as_second());
+    report.log();
+    match print(&report, &config) {
+        Ok(()) => report.exit(),
+        Err(unsaid) => {
+            error!("{unsaid:#}");
+            Exit::Stopped
+        }
+    }
+}
+
+fn print(report: &Report, config: &Config) -> Result<()> {
+    let text = match config.format {
+        Format::Json => report.json()? + "\n",
+        Format::Text => {
+            let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())?;
+            report.text(&now.to_string(), config.tell_nothing)
+        }
+    };
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context(
+            "could not write the report to stdout; what it would have said is in the database's \
+             audit_log",
+        ),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn log_to_stderr(filter: &str) {
+    env_logger::Builder::new()
+        .parse_filters(filter)
+        .format(|out, record| {
+            let level = record.level().as_str().to_lowercase();
+            writeln!(out, "{level}: {}", escaped(&record.args().to_string()))
+        })
+        .init();
+}

@@ -1,0 +1,313 @@
+//! What a run did, as a value; stdout's text and JSON, stderr's lines and the exit code all follow
+//! from it.
+
+use std::fmt::{self, Write};
+
+use log::{error, warn};
+use reqwest::Url;
+use serde::Serialize;
+
+use crate::database::{Applied, RedemptionMoved};
+use crate::decide::Attention;
+use crate::invoice::{BtcpayInvoiceId, InvoiceId, LicenseId, LocalStatus, Money};
+
+/// Serialised, it is the object of `--format json`: fields may be added, never removed.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub dry_run: bool,
+    /// Invoices that BTCPay Server was asked about.
+    pub checked: u64,
+    pub changes: Vec<Changed>,
+    pub attention: Vec<NeedsAttention>,
+    pub failures: Vec<Failed>,
+    /// Pending invoices too old to be asked about.
+    pub out_of_window: u32,
+    pub requests: u64,
+    pub elapsed_ms: u128,
+    /// Why the run stopped early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Changed {
+    pub invoice_id: InvoiceId,
+    pub btcpay_invoice_id: BtcpayInvoiceId,
+    pub from: LocalStatus,
+    pub to: LocalStatus,
+    pub license_issued: bool,
+    pub license_id: Option<LicenseId>,
+    pub redemption: Option<RedemptionMoved>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct NeedsAttention {
+    pub invoice_id: InvoiceId,
+    pub btcpay_invoice_id: BtcpayInvoiceId,
+    pub reason: &'static str,
+    pub detail: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Failed {
+    pub invoice_id: InvoiceId,
+    pub btcpay_invoice_id: BtcpayInvoiceId,
+    pub error: String,
+}
+
+/// How a run ended, for whoever started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Reconciled = 0,
+    Stopped = 1,
+    Usage = 2,
+    InvoicesFailed = 3,
+}
+
+impl Report {
+    pub fn new(dry_run: bool) -> Self {
+        Self {
+            dry_run,
+            checked: 0,
+            changes: Vec::new(),
+            attention: Vec::new(),
+            failures: Vec::new(),
+            out_of_window: 0,
+            requests: 0,
+            elapsed_ms: 0,
+            error: None,
+        }
+    }
+
+    pub fn changed(&mut self, id: InvoiceId, btcpay_id: BtcpayInvoiceId, applied: Applied) {
+        self.changes.push(Changed {
+            invoice_id: id,
+            btcpay_invoice_id: btcpay_id,
+            from: applied.from,
+            to: applied.to,
+            license_issued: applied.license_issued,
+            license_id: applied.license_id,
+            redemption: applied.redemption,
+        });
+    }
+
+    pub fn failed(&mut self, id: InvoiceId, btcpay_id: BtcpayInvoiceId, error: &anyhow::Error) {
+        self.failures.push(Failed {
+            invoice_id: id,
+            btcpay_invoice_id: btcpay_id,
+            error: format!("{error:#}"),
+        });
+    }
+
+    /// `btcpay_url` is where the merchant looks the invoice up.
+    pub fn needs_attention(
+        &mut self,
+        id: InvoiceId,
+        btcpay_id: BtcpayInvoiceId,
+        attention: &Attention,
+        btcpay_url: &Url,
+    ) {
+        let page = page_of(&btcpay_id, btcpay_url);
+        let (reason, detail) = in_words(attention, &id, &page);
+        self.attention.push(NeedsAttention {
+            invoice_id: id,
+            btcpay_invoice_id: btcpay_id,
+            reason,
+            detail,
+        });
+    }
+
+    pub fn exit(&self) -> Exit {
+        match (&self.error, self.failures.is_empty()) {
+            (Some(_), _) => Exit::Stopped,
+            (None, false) => Exit::InvoicesFailed,
+            (None, true) => Exit::Reconciled,
+        }
+    }
+
+    /// The object of `--format json`, on one line.
+    pub fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
+    }
+
+    /// A line a change and a summary that begins with `time`; nothing where there is nothing to
+    /// say, unless `tell_nothing`.
+    pub fn text(&self, time: &str, tell_nothing: bool) -> String {
+        let mut text = String::new();
+        let silent =
+            self.changes.is_empty() && self.attention.is_empty() && self.failures.is_empty();
+        if silent && (!tell_nothing || self.error.is_some()) {
+            return text;
+        }
+        let tense = if self.dry_run { "would be " } else { "" };
+        for change in &self.changes {
+            let _ = writeln!(text, "{}", escaped(&change.line(tense)));
+        }
+        let _ = writeln!(
+            text,
+            "{time} {}{} checked, {} {tense}changed, {} need attention, {} failed, {} pending too \
+             old to ask about; {} requests in {} ms{}",
+            if self.dry_run { "dry run: " } else { "" },
+            self.checked,
+            self.changes.len(),
+            self.attention.len(),
+            self.failures.len(),
+            self.out_of_window,
+            self.requests,
+            self.elapsed_ms,
+            if self.error.is_some() {
+                "; stopped early"
+            } else {
+                ""
+            },
+        );
+        text
+    }
+
+    /// Tells stderr what needs a person.
+    pub fn log(&self) {
+        for item in &self.attention {
+            warn!(
+                "invoice {}: {}: {}",
+                item.invoice_id, item.reason, item.detail
+            );
+        }
+        for failure in &self.failures {
+            error!(
+                "invoice {} (BTCPay invoice {}): {}",
+                failure.invoice_id, failure.btcpay_invoice_id, failure.error
+            );
+        }
+        if let Some(stopped) = &self.error {
+            error!("{stopped}");
+        }
+    }
+}
+
+impl Changed {
+    fn line(&self, tense: &str) -> String {
+        let mut line = format!(
+            "invoice {} (BTCPay invoice {}): ",
+            self.invoice_id, self.btcpay_invoice_id
+        );
+        let mut parts = Vec::new();
+        if self.from != self.to {
+            parts.push(format!("{} -> {}", self.from.word(), self.to.word()));
+        }
+        match (self.license_issued, &self.license_id) {
+            (true, Some(id)) => parts.push(format!("license {id} issued")),
+            (true, None) => parts.push(format!("license {tense}issued")),
+            (false, _) => {}
+        }
+        if let Some(redemption) = self.redemption {
+            parts.push(format!("redemption {tense}{}", redemption.word()));
+        }
+        line.push_str(&parts.join(", "));
+        line
+    }
+}
+
+/// The reason's word, and what happened with what to do about it.
+fn in_words(attention: &Attention, id: &InvoiceId, page: &str) -> (&'static str, String) {
+    match attention {
+        Attention::PaidLate(money) => (
+            "paid_late",
+            format!(
+                "{} arrived after it expired. To accept the sale, mark it settled in BTCPay and \
+                 the next --recheck issues the license; else refund the buyer: {page}",
+                Paid(money)
+            ),
+        ),
+        Attention::PaidPartial(money) => (
+            "paid_partial",
+            format!(
+                "{} arrived of {} before it expired. Refund the buyer, or accept it: mark it \
+                 settled in BTCPay and the next --recheck issues the license: {page}",
+                Paid(money),
+                Amount(money)
+            ),
+        ),
+        Attention::InvalidButPaid(money) => (
+            "invalid_but_paid",
+            format!(
+                "{} was paid, but not confirmed in time. If it has confirmed since, mark it \
+                 settled in BTCPay and the next --recheck issues the license: {page}",
+                Paid(money)
+            ),
+        ),
+        Attention::AmountMismatch { there, here_sats } => (
+            "amount_mismatch",
+            format!(
+                "settled in BTCPay over {}, but amount_sats is {here_sats} here. The buyer gets \
+                 what was paid for there; find out which is wrong: {page}",
+                Amount(there)
+            ),
+        ),
+        Attention::SettledHereNotThere(status) => (
+            "settled_here_not_there",
+            format!(
+                "settled here without all that belongs to it, but BTCPay says {}; nothing was \
+                 done. See whether the money came; if so, mark it settled in BTCPay: {page}",
+                status.word()
+            ),
+        ),
+        Attention::LicenseByHand(license_id) => (
+            "license_by_hand",
+            format!(
+                "settled without a license, but license {license_id} was issued by hand since, \
+                 for the same product and buyer; nothing was done. If it is for this sale, tie it: \
+                 UPDATE licenses SET invoice_id = '{}' WHERE id = '{}'; if not, issue one: {page}",
+                quoted(&id.0),
+                quoted(&license_id.0)
+            ),
+        ),
+    }
+}
+
+/// For the inside of an SQL string literal.
+fn quoted(text: &str) -> String {
+    text.replace('\'', "''")
+}
+
+/// Where the merchant sees the invoice in BTCPay Server.
+fn page_of(id: &BtcpayInvoiceId, btcpay_url: &Url) -> String {
+    let mut url = btcpay_url.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(["invoices", &id.0]);
+    }
+    url.into()
+}
+
+struct Paid<'a>(&'a Money);
+
+impl fmt::Display for Paid<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0.paid {
+            Some(paid) => write!(f, "{} {}", paid.normalize(), self.0.currency),
+            None => f.write_str("an amount that BTCPay does not say"),
+        }
+    }
+}
+
+struct Amount<'a>(&'a Money);
+
+impl fmt::Display for Amount<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0.amount {
+            Some(amount) => write!(f, "{} {}", amount.normalize(), self.0.currency),
+            None => f.write_str("no set amount"),
+        }
+    }
+}
+
+/// One line of text with nothing in it that moves a terminal or starts another line.
+pub fn escaped(line: &str) -> String {
+    line.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
