@@ -16,7 +16,7 @@ Exit codes:
 
 /// Brings a licensing database into agreement with BTCPay Server
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 98, after_help = EXIT_CODES)]
+#[command(version, max_term_width = 98, args_override_self = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// The licensing service's SQLite database [env: RECONCILE_DATABASE]
     #[arg(short, long, value_name = "FILE")]

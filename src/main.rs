@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use log::error;
+use log::{Level, error};
 
 use cli::{Cli, Format};
 use config::Config;
@@ -70,7 +70,13 @@ fn log_to_stderr(filter: &str) {
     env_logger::Builder::new()
         .parse_filters(filter)
         .format(|out, record| {
-            let level = record.level().as_str().to_lowercase();
+            let level = match record.level() {
+                Level::Error => "error",
+                Level::Warn => "warning",
+                Level::Info => "info",
+                Level::Debug => "debug",
+                Level::Trace => "trace",
+            };
             writeln!(out, "{level}: {}", escaped(&record.args().to_string()))
         })
         .init();

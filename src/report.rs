@@ -139,15 +139,14 @@ impl Report {
         if silent && (!tell_nothing || self.error.is_some()) {
             return text;
         }
-        let tense = if self.dry_run { "would be " } else { "" };
+        let mood = if self.dry_run { "dry run: " } else { "" };
         for change in &self.changes {
-            let _ = writeln!(text, "{}", escaped(&change.line(tense)));
+            let _ = writeln!(text, "{mood}{}", escaped(&change.line()));
         }
         let _ = writeln!(
             text,
-            "{time} {}{} checked, {} {tense}changed, {} need attention, {} failed, {} pending too \
+            "{time} {mood}{} checked, {} changed, {} need attention, {} failed, {} pending too \
              old to ask about; {} requests in {} ms{}",
-            if self.dry_run { "dry run: " } else { "" },
             self.checked,
             self.changes.len(),
             self.attention.len(),
@@ -185,7 +184,7 @@ impl Report {
 }
 
 impl Changed {
-    fn line(&self, tense: &str) -> String {
+    fn line(&self) -> String {
         let mut line = format!(
             "invoice {} (BTCPay invoice {}): ",
             self.invoice_id, self.btcpay_invoice_id
@@ -196,11 +195,11 @@ impl Changed {
         }
         match (self.license_issued, &self.license_id) {
             (true, Some(id)) => parts.push(format!("license {id} issued")),
-            (true, None) => parts.push(format!("license {tense}issued")),
+            (true, None) => parts.push("license issued".into()),
             (false, _) => {}
         }
         if let Some(redemption) = self.redemption {
-            parts.push(format!("redemption {tense}{}", redemption.word()));
+            parts.push(format!("redemption {}", redemption.word()));
         }
         line.push_str(&parts.join(", "));
         line

@@ -1,0 +1,422 @@
+//! A BTCPay Server on loopback, as awkward as the real one (read from BTCPay Server 2.4.1): tests and
+//! the demo share it.
+
+#![allow(dead_code, reason = "the demo uses a part of it")]
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+
+use serde_json::{Value, json};
+
+pub const STORE: &str = "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776";
+pub const KEY: &str = "6f3a1c9e5b7d2f4a8c0e1b3d5f7a9c2e4b6d8f0a";
+
+pub struct Btcpay {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+/// How the server tells of an invoice that this store does not have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// 404, `invoice-not-found`.
+    UpTo2_3,
+    /// 403, as if the permission were missing.
+    From2_4,
+}
+
+/// What goes wrong instead of an answer.
+#[derive(Clone)]
+pub enum Fault {
+    /// This status, these header lines, this body.
+    Answer(u16, &'static str, String),
+    /// The connection is cut before a byte of the answer.
+    Reset,
+    /// The connection is cut in the middle of the body.
+    HalfABody,
+    /// A body that never ends.
+    EndlessBody,
+}
+
+#[derive(Clone)]
+pub struct Invoice {
+    pub id: String,
+    pub store_id: String,
+    pub status: String,
+    pub additional: String,
+    pub amount: Value,
+    pub paid: Value,
+    pub currency: String,
+    /// Unix seconds.
+    pub created: i64,
+    pub archived: bool,
+}
+
+impl Invoice {
+    pub fn new(id: &str, status: &str, amount: &str) -> Self {
+        Self {
+            id: id.into(),
+            store_id: STORE.into(),
+            status: status.into(),
+            additional: "None".into(),
+            amount: amount.into(),
+            paid: match status {
+                "Settled" | "Processing" => amount.into(),
+                _ => "0".into(),
+            },
+            currency: "BTC".into(),
+            created: 1_795_000_000,
+            archived: false,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let mut json = json!({
+            "id": self.id,
+            "storeId": self.store_id,
+            "amount": self.amount,
+            "paidAmount": self.paid,
+            "currency": self.currency,
+            "type": "Standard",
+            "checkoutLink": format!("http://btcpay.local/i/{}", self.id),
+            "createdTime": self.created,
+            "expirationTime": self.created + 900,
+            "monitoringExpiration": self.created + 90_000,
+            "status": self.status,
+            "additionalStatus": self.additional,
+            "availableStatusesForManualMarking": ["Settled", "Invalid"],
+            "archived": self.archived,
+            "metadata": {"orderId": "42", "itemDesc": "a \u{1F511}", "posData": {"cart": [1, null]}},
+            "checkout": {"speedPolicy": "MediumSpeed", "paymentMethods": ["BTC-CHAIN"]},
+            "receipt": {"enabled": null},
+        });
+        // Servers before 2.1.2 do not say what was paid.
+        if self.paid.is_null() {
+            json.as_object_mut().unwrap().remove("paidAmount");
+        }
+        json
+    }
+}
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+struct State {
+    version: Version,
+    /// Before `/api`, as behind a reverse proxy.
+    prefix: String,
+    invoices: Vec<Invoice>,
+    /// By key: whether it may see the store's invoices.
+    keys: HashMap<String, bool>,
+    /// By what is asked for: an invoice's id, or `list`.
+    faults: HashMap<String, Fault>,
+    hooks: HashMap<String, Hook>,
+    requests: Vec<String>,
+    user_agents: Vec<String>,
+}
+
+impl Btcpay {
+    /// A server of version 2.3 with one store and one key, on a port of its own.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State {
+            version: Version::UpTo2_3,
+            prefix: String::new(),
+            invoices: Vec::new(),
+            keys: HashMap::from([(KEY.into(), true)]),
+            faults: HashMap::new(),
+            hooks: HashMap::new(),
+            requests: Vec::new(),
+            user_agents: Vec::new(),
+        }));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || connection.map(|stream| serve(stream, &shared)));
+            }
+        });
+        Self { address, state }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.address, self.state().prefix)
+    }
+
+    pub fn lives_under(&self, prefix: &str) {
+        self.state().prefix = prefix.into();
+    }
+
+    pub fn is_version(&self, version: Version) {
+        self.state().version = version;
+    }
+
+    pub fn add(&self, invoice: Invoice) {
+        self.state().invoices.push(invoice);
+    }
+
+    /// What a merchant does by hand: the status changes, and the additional status says so.
+    pub fn mark(&self, id: &str, status: &str) {
+        self.change(id, |invoice| {
+            invoice.status = status.into();
+            invoice.additional = "Marked".into();
+        });
+    }
+
+    pub fn change(&self, id: &str, change: impl FnOnce(&mut Invoice)) {
+        change(
+            self.state()
+                .invoices
+                .iter_mut()
+                .find(|invoice| invoice.id == id)
+                .unwrap(),
+        );
+    }
+
+    pub fn revoke(&self, key: &str) {
+        self.state().keys.remove(key);
+    }
+
+    pub fn take_permission_from(&self, key: &str) {
+        self.state().keys.insert(key.into(), false);
+    }
+
+    /// From now on `what` (an invoice's id, or `list`) fails so.
+    pub fn fails(&self, what: &str, fault: Fault) {
+        self.state().faults.insert(what.into(), fault);
+    }
+
+    pub fn works_again(&self) {
+        self.state().faults.clear();
+    }
+
+    /// Does something once, while the request for `what` is under way.
+    pub fn when_asked_for(&self, what: &str, hook: impl FnOnce() + Send + 'static) {
+        self.state().hooks.insert(what.into(), Box::new(hook));
+    }
+
+    /// The paths asked for since the last call, with their queries.
+    pub fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().requests)
+    }
+
+    pub fn user_agents(&self) -> Vec<String> {
+        self.state().user_agents.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+struct Request {
+    path: String,
+    authorization: String,
+    user_agent: String,
+}
+
+fn serve(mut stream: TcpStream, state: &Mutex<State>) {
+    while let Some(request) = read_request(&mut stream) {
+        let asked = asked_for(&request.path);
+        let hook = {
+            let mut state = state.lock().unwrap();
+            state.requests.push(request.path.clone());
+            state.user_agents.push(request.user_agent.clone());
+            state.hooks.remove(&asked)
+        };
+        if let Some(hook) = hook {
+            hook();
+        }
+        let fault = state.lock().unwrap().faults.get(&asked).cloned();
+        let (status, headers, body) = match fault {
+            None => {
+                let (status, body) = answer(&state.lock().unwrap(), &request);
+                (status, "", body)
+            }
+            Some(Fault::Answer(status, headers, body)) => (status, headers, body),
+            Some(Fault::Reset) => return,
+            Some(Fault::HalfABody) => {
+                let (_, body) = answer(&state.lock().unwrap(), &request);
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                let half = &body.as_bytes()[..body.len() / 2];
+                let _ = stream.write_all(&[head.as_bytes(), half].concat());
+                return;
+            }
+            Some(Fault::EndlessBody) => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n[");
+                while stream.write_all(&[b' '; 65_536]).is_ok() {}
+                return;
+            }
+        };
+        let head = format!(
+            "HTTP/1.1 {status} Whatever\r\nContent-Length: {}\r\nContent-Type: application/json\r\n{headers}\r\n",
+            body.len()
+        );
+        if stream.write_all((head + &body).as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// None when the other side is done.
+fn read_request(stream: &mut TcpStream) -> Option<Request> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(1) => bytes.push(byte[0]),
+            Ok(_) => return None,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut request = httparse::Request::new(&mut headers);
+    request.parse(&bytes).ok()?;
+    let header = |name: &str| {
+        request
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| String::from_utf8_lossy(header.value).into_owned())
+            .unwrap_or_default()
+    };
+    Some(Request {
+        path: request.path?.to_owned(),
+        authorization: header("authorization"),
+        user_agent: header("user-agent"),
+    })
+}
+
+/// The invoice's id as it stands in the path, or `list`.
+fn asked_for(path: &str) -> String {
+    let path = path.split('?').next().unwrap();
+    match path.split_once("/invoices/") {
+        Some((_, id)) => id.to_owned(),
+        None => "list".to_owned(),
+    }
+}
+
+fn answer(state: &State, request: &Request) -> (u16, String) {
+    let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+    let Some(path) = path.strip_prefix(&format!("{}/api/v1/", state.prefix)) else {
+        return (404, "<html>404 Not Found</html>".into());
+    };
+    let key = request.authorization.strip_prefix("token ").unwrap_or("");
+    let Some(may_view) = state.keys.get(key) else {
+        return (
+            401,
+            json!({"code": "unauthenticated", "message": "Authentication is required for accessing this endpoint"})
+                .to_string(),
+        );
+    };
+    let forbidden = || {
+        (
+            403,
+            json!({
+                "code": "missing-permission",
+                "message": "Insufficient API Permissions. Please use an API key with permission: btcpay.store.canviewinvoices",
+                "missingPermission": "btcpay.store.canviewinvoices",
+            })
+            .to_string(),
+        )
+    };
+    let segments: Vec<&str> = path.split('/').collect();
+    match segments.as_slice() {
+        ["stores", store, "invoices"] if *store == STORE && *may_view => list(state, query),
+        ["stores", store, "invoices", id] if *store == STORE && *may_view => {
+            let found = state
+                .invoices
+                .iter()
+                .find(|invoice| invoice.id == decoded(id) && invoice.store_id == STORE);
+            match (found, state.version) {
+                (Some(invoice), _) => (200, invoice.json().to_string()),
+                (None, Version::From2_4) => forbidden(),
+                (None, Version::UpTo2_3) => (
+                    404,
+                    json!({"code": "invoice-not-found", "message": "The invoice was not found"})
+                        .to_string(),
+                ),
+            }
+        }
+        ["stores", _, "invoices", ..] => forbidden(),
+        _ => (404, String::new()),
+    }
+}
+
+/// A path segment without its percent-encoding.
+fn decoded(segment: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = segment.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let hex = (byte == b'%').then(|| after.get(..2)).flatten();
+        match hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()) {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Newest first, without a tie-breaker; archived ones only if asked for by their undocumented name.
+fn list(state: &State, query: &str) -> (u16, String) {
+    let values = |name: &str| -> Vec<&str> {
+        query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .filter(|(found, _)| *found == name)
+            .map(|(_, value)| value)
+            .collect()
+    };
+    let number = |name: &str| -> Result<Option<i64>, (u16, String)> {
+        values(name)
+            .first()
+            .map(|value| {
+                value.parse().map_err(|_| {
+                    (
+                        422,
+                        json!([{"path": name, "message": "not a number"}]).to_string(),
+                    )
+                })
+            })
+            .transpose()
+    };
+    let page = || {
+        let (start, end) = (number("startDate")?, number("endDate")?);
+        let (skip, take) = (number("skip")?, number("take")?);
+        let statuses = values("status");
+        let mut found: Vec<&Invoice> = state
+            .invoices
+            .iter()
+            .filter(|invoice| invoice.store_id == STORE)
+            .filter(|invoice| !invoice.archived || values("includeArchived") == ["true"])
+            .filter(|invoice| statuses.is_empty() || statuses.contains(&invoice.status.as_str()))
+            .filter(|invoice| start.is_none_or(|start| invoice.created >= start))
+            .filter(|invoice| end.is_none_or(|end| invoice.created <= end))
+            .collect();
+        found.sort_by_key(|invoice| std::cmp::Reverse(invoice.created));
+        let count = |number: Option<i64>, default| {
+            number.map_or(default, |number| usize::try_from(number).unwrap_or(0))
+        };
+        Ok(found
+            .into_iter()
+            .skip(count(skip, 0))
+            .take(count(take, usize::MAX))
+            .map(Invoice::json)
+            .collect::<Value>()
+            .to_string())
+    };
+    match page() {
+        Ok(page) => (200, page),
+        Err(refused) => refused,
+    }
+}

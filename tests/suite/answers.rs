@@ -1,0 +1,274 @@
+//! What BTCPay Server, or a proxy before it, can say instead of an invoice.
+
+use crate::btcpay::{self, Fault, KEY, STORE, Version};
+use crate::shop::{BTC, Shop};
+
+fn html(status: u16) -> Fault {
+    Fault::Answer(status, "", "<html><body>Bad Gateway</body></html>".into())
+}
+
+#[test]
+fn a_bad_answer_about_one_invoice_is_its_failure_alone() {
+    let invoice = |id: &str, store: &str, status: &str| {
+        format!(
+            r#"{{"id":"{id}","storeId":"{store}","status":"{status}","currency":"BTC","amount":"1"}}"#
+        )
+    };
+    for (fault, said) in [
+        (html(502), "answered 502 Bad Gateway: <html>"),
+        (html(200), "web page"),
+        (html(500), "answered 500"),
+        (Fault::Answer(503, "", String::new()), "answered 503"),
+        (
+            Fault::Answer(429, "Retry-After: 1\r\n", String::new()),
+            "answered 429",
+        ),
+        (
+            Fault::Answer(422, "", r#"[{"path":"a","message":"b"}]"#.into()),
+            "answered 422",
+        ),
+        (
+            Fault::Answer(
+                302,
+                "Location: https://elsewhere.example/x\r\n",
+                String::new(),
+            ),
+            "redirected to https://elsewhere.example/x",
+        ),
+        (Fault::Answer(204, "", String::new()), "answered 204"),
+        (Fault::Answer(200, "", "null".into()), "no invoice"),
+        (Fault::Answer(200, "", "[]".into()), "no invoice"),
+        (
+            Fault::Answer(200, "", invoice("btc-other", STORE, "Settled")),
+            "another invoice, btc-other",
+        ),
+        (
+            Fault::Answer(200, "", invoice("btc-bad", "other", "Settled")),
+            "another store's invoice, other",
+        ),
+        (
+            Fault::Answer(200, "", invoice("btc-bad", STORE, "Gone")),
+            "'Gone'",
+        ),
+        (Fault::Reset, "gave no answer"),
+        (Fault::HalfABody, "broke off"),
+        (Fault::EndlessBody, "larger than 32 MiB"),
+    ] {
+        let shop = Shop::open();
+        shop.sale("bad").redemption("pending").made();
+        shop.sale("good").made();
+        shop.btcpay.fails("btc-bad", fault);
+        let report = shop.reconcile().json(3);
+        let error = report["failures"][0]["error"].as_str().unwrap();
+        assert!(error.contains(said), "{error}");
+        assert_eq!(report["failures"][0]["invoice_id"], "bad");
+        assert_eq!(report["checked"], 2);
+        assert_eq!(shop.state("bad"), "pending, pending, used 1");
+        assert_eq!(shop.state("good"), "settled, licensed");
+
+        shop.btcpay.works_again();
+        shop.reconcile().exits(0);
+        assert_eq!(
+            shop.state("bad"),
+            "settled, licensed, redeemed with it, used 1"
+        );
+    }
+}
+
+#[test]
+fn an_invoice_that_the_store_does_not_have_is_a_failure_on_every_version() {
+    for (version, code, requests) in [(Version::UpTo2_3, "404", 3), (Version::From2_4, "403", 4)] {
+        let shop = Shop::open();
+        shop.btcpay.is_version(version);
+        for id in ["gone", "foreign", "good"] {
+            shop.sale(id).redemption("pending").made();
+        }
+        shop.sql("UPDATE invoices SET btcpay_invoice_id = 'btc-nowhere' WHERE id = 'gone'");
+        shop.btcpay
+            .change("btc-foreign", |invoice| invoice.store_id = "another".into());
+        let report = shop.reconcile().json(3);
+        assert_eq!(report["failures"].as_array().unwrap().len(), 2, "{report}");
+        let error = report["failures"][0]["error"].as_str().unwrap();
+        assert!(
+            error.contains(code) && error.contains("no such invoice"),
+            "{error}"
+        );
+        assert_eq!(
+            report["requests"], requests,
+            "the key is doubted once at most"
+        );
+        assert_eq!(
+            shop.state("good"),
+            "settled, licensed, redeemed with it, used 3"
+        );
+        assert_eq!(shop.state("gone"), "pending, pending, used 3");
+    }
+}
+
+#[test]
+fn a_refused_key_stops_the_run_at_once() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.sale("b").made();
+    shop.btcpay.revoke(KEY);
+    let report = shop.reconcile().json(1);
+    assert!(
+        report["error"]
+            .as_str()
+            .unwrap()
+            .contains("refused the API key (401)"),
+        "{report}"
+    );
+    assert_eq!(shop.btcpay.requests().len(), 1);
+    assert_eq!(report["failures"], serde_json::json!([]));
+}
+
+#[test]
+fn a_key_without_the_permission_is_told_from_a_missing_invoice() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.sale("b").made();
+    shop.btcpay.take_permission_from(KEY);
+    shop.reconcile().exits(1).prints("").warns(
+        "error: [..]does not let this API key see[..](403)[..]btcpay.store.canviewinvoices[..]",
+    );
+    assert_eq!(
+        shop.btcpay.requests().last().unwrap(),
+        &format!("/api/v1/stores/{STORE}/invoices?take=1")
+    );
+}
+
+#[test]
+fn whether_the_key_is_bad_may_stay_open() {
+    let shop = Shop::open();
+    shop.btcpay.is_version(Version::From2_4);
+    for id in ["a", "b"] {
+        shop.sale(id).made();
+        shop.btcpay.change(&format!("btc-{id}"), |invoice| {
+            invoice.store_id = "another".into()
+        });
+    }
+    shop.btcpay.fails("list", html(502));
+    let report = shop.reconcile().json(3);
+    let error = report["failures"][1]["error"].as_str().unwrap();
+    assert!(error.contains("could not be told"), "{error}");
+    assert_eq!(report["requests"], 3);
+}
+
+#[test]
+fn a_wrong_path_is_told_once_and_not_for_every_invoice() {
+    let shop = Shop::open();
+    shop.btcpay.lives_under("/btcpay");
+    shop.sale("a").made();
+    shop.sale("b").made();
+    let address = shop.btcpay.url().replace("/btcpay", "");
+    shop.reconcile()
+        .option("--btcpay-url", &address)
+        .exits(1)
+        .warns("error: there is no store [..] (404): correct --store-id, or --btcpay-url if [..]");
+    for url in [shop.btcpay.url(), shop.btcpay.url() + "/"] {
+        shop.reconcile()
+            .option("--btcpay-url", &url)
+            .flag("-n")
+            .exits(0)
+            .warns("");
+    }
+}
+
+#[test]
+fn btcpay_unplugged_stops_the_run_with_one_message() {
+    let shop = Shop::open();
+    for id in ["a", "b", "c", "d", "e"] {
+        shop.sale(id).made();
+    }
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for nowhere in [format!("http://{nobody}"), "http://btcpay.invalid".into()] {
+        let report = shop.reconcile().option("--btcpay-url", &nowhere).json(1);
+        assert!(
+            report["error"]
+                .as_str()
+                .unwrap()
+                .contains("could not connect to BTCPay Server"),
+            "{report}"
+        );
+        assert_eq!(report["failures"], serde_json::json!([]));
+        assert_eq!(report["requests"], 3, "three in a row is enough");
+        shop.reconcile()
+            .option("--btcpay-url", &nowhere)
+            .exits(1)
+            .prints("")
+            .warns(&format!(
+                "error: could not connect to BTCPay Server at {nowhere}/; [..]"
+            ));
+    }
+}
+
+#[test]
+fn an_id_that_would_lead_elsewhere_asks_for_nothing_else() {
+    for id in [
+        "a/b",
+        "a?take=1",
+        "a#b",
+        "..%2f",
+        "%2e%2e",
+        "a b",
+        "a\\b",
+        "\u{e9}",
+        "../../users",
+    ] {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        shop.btcpay
+            .change("btc-a", |invoice| invoice.id = id.into());
+        shop.sql(&format!("UPDATE invoices SET btcpay_invoice_id = '{id}'"));
+        shop.reconcile().exits(0);
+        assert_eq!(
+            shop.state("a"),
+            "settled, licensed",
+            "{id}: it is that very invoice"
+        );
+    }
+    for id in ["", ".", "..", "a\nb", "a\tb", "\u{7f}", &"a".repeat(300)] {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        shop.sql(&format!("UPDATE invoices SET btcpay_invoice_id = '{id}'"));
+        shop.reconcile()
+            .exits(3)
+            .warns("error: invoice a [..]: its btcpay_invoice_id [..]");
+        assert_eq!(shop.btcpay.requests(), [""; 0], "{id}");
+    }
+}
+
+#[test]
+fn an_archived_invoice_has_a_live_status() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.btcpay
+        .change("btc-a", |invoice| invoice.archived = true);
+    shop.reconcile().exits(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn the_program_says_who_asks() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.btcpay.user_agents(),
+        [concat!("reconcile/", env!("CARGO_PKG_VERSION"))]
+    );
+}
+
+#[test]
+fn an_invoice_that_nobody_sold_is_none_of_its_business() {
+    let shop = Shop::open();
+    shop.btcpay
+        .add(btcpay::Invoice::new("btc-web-shop", "Settled", BTC));
+    let before = shop.everything();
+    shop.reconcile().exits(0).is_silent();
+    assert_eq!(shop.everything(), before);
+}

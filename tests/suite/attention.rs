@@ -1,0 +1,241 @@
+//! What only the merchant can settle.
+
+use crate::shop::Shop;
+
+/// (here, there, additional status, paid, the attention, the state afterwards).
+const TOLD: &[(&str, &str, &str, &str, &str, &str)] = &[
+    (
+        "pending",
+        "Expired",
+        "PaidLate",
+        "0.00021",
+        "paid_late",
+        "expired, cancelled, used 0",
+    ),
+    (
+        "pending",
+        "Expired",
+        "PaidPartial",
+        "0.0001",
+        "paid_partial",
+        "expired, cancelled, used 0",
+    ),
+    (
+        "pending",
+        "Invalid",
+        "None",
+        "0.00021",
+        "invalid_but_paid",
+        "invalid, cancelled, used 0",
+    ),
+    (
+        "expired",
+        "Expired",
+        "PaidLate",
+        "0.00021",
+        "paid_late",
+        "expired, cancelled, used 0",
+    ),
+    (
+        "invalid",
+        "Invalid",
+        "PaidOver",
+        "0.1",
+        "invalid_but_paid",
+        "invalid, cancelled, used 0",
+    ),
+    (
+        "settled",
+        "Expired",
+        "PaidLate",
+        "0.00021",
+        "settled_here_not_there",
+        "settled, pending, used 1",
+    ),
+    (
+        "settled",
+        "New",
+        "None",
+        "0",
+        "settled_here_not_there",
+        "settled, pending, used 1",
+    ),
+];
+
+#[test]
+fn money_and_doubt_are_told_in_the_report_and_on_stderr() {
+    for row in TOLD {
+        let (here, there, additional, paid, reason, after) = *row;
+        let shop = Shop::open();
+        shop.sale("a")
+            .here(here)
+            .there(there)
+            .additional(additional, paid)
+            .redemption("pending")
+            .made();
+        let dry = shop.reconcile().flag("--dry-run").json(0);
+        assert_eq!(dry["attention"][0]["reason"], reason, "{row:?}: {dry}");
+        shop.reconcile().exits(0).warns(&format!(
+            "warning: invoice a: {reason}: [..]http://127.0.0.1:[..]/invoices/btc-a"
+        ));
+        assert_eq!(shop.state("a"), after, "{row:?}");
+    }
+}
+
+#[test]
+fn nothing_is_told_where_nothing_came_or_the_merchant_has_decided() {
+    for (there, additional, paid) in [
+        ("Expired", "None", "0"),
+        ("Expired", "Marked", "0.00021"),
+        ("Invalid", "None", "0.00000000"),
+        ("Invalid", "Marked", "0.00021"),
+        ("Invalid", "Invalid", "0"),
+        ("Settled", "PaidOver", "0.1"),
+        ("Settled", "Marked", "0"),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a")
+            .there(there)
+            .additional(additional, paid)
+            .made();
+        shop.reconcile().exits(0).warns("");
+    }
+}
+
+#[test]
+fn recheck_tells_of_closed_invoices_too_and_changes_nothing() {
+    let shop = Shop::open();
+    shop.sale("late")
+        .here("expired")
+        .there("Expired")
+        .additional("PaidLate", "0.00021")
+        .made();
+    let before = shop.everything();
+    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().flag("--recheck").exits(0).warns(
+        "warning: invoice late: paid_late: 0.00021 BTC arrived after it expired. To accept the sale, \
+         mark it settled in BTCPay and the next --recheck issues the license; else refund the buyer: [..]",
+    );
+    assert_eq!(shop.everything(), before);
+
+    shop.btcpay.mark("btc-late", "Settled");
+    shop.reconcile().flag("--recheck").exits(0).warns("");
+    assert_eq!(shop.state("late"), "settled, licensed");
+}
+
+#[test]
+fn a_server_that_does_not_say_what_was_paid_is_understood() {
+    let shop = Shop::open();
+    shop.sale("late")
+        .there("Expired")
+        .additional("PaidLate", "0")
+        .made();
+    shop.sale("invalid").there("Invalid").made();
+    for id in ["btc-late", "btc-invalid"] {
+        shop.btcpay
+            .change(id, |invoice| invoice.paid = serde_json::Value::Null);
+    }
+    shop.reconcile()
+        .exits(0)
+        .warns("warning: invoice late: paid_late: an amount that BTCPay does not say arrived [..]");
+    assert_eq!(shop.state("invalid"), "invalid");
+}
+
+#[test]
+fn an_amount_that_differs_is_told_with_the_settlement() {
+    for (amount, currency, told) in [
+        ("0.00021", "BTC", false),
+        ("0.000210000", "BTC", false),
+        ("21000", "SATS", false),
+        ("0.0002", "BTC", true),
+        ("0.00021", "SATS", true),
+        ("19.99", "USD", false),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        shop.btcpay.change("btc-a", |invoice| {
+            invoice.amount = amount.into();
+            invoice.currency = currency.into();
+        });
+        let report = shop.reconcile().json(0);
+        assert_eq!(
+            report["attention"] != serde_json::json!([]),
+            told,
+            "{amount} {currency}"
+        );
+        if told {
+            assert_eq!(report["attention"][0]["reason"], "amount_mismatch");
+        }
+        assert_eq!(shop.state("a"), "settled, licensed");
+    }
+}
+
+#[test]
+fn an_amount_as_a_json_number_is_exact_too() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.btcpay.change("btc-a", |invoice| {
+        invoice.amount = serde_json::json!(0.00021)
+    });
+    shop.reconcile().exits(0).warns("");
+}
+
+/// A shop where `a` is settled without a license, and a license without an invoice exists.
+fn mended_by_hand(gift: &str) -> Shop {
+    let shop = Shop::open();
+    shop.sale("a").here("settled").redemption("pending").made();
+    shop.sql(&format!(
+        "INSERT INTO licenses (id, product_id, buyer_email, issued_at) VALUES ('gift', {gift})"
+    ));
+    shop
+}
+
+#[test]
+fn a_license_issued_by_hand_since_leaves_it_to_a_person() {
+    for gift in [
+        "'pro', 'a@example.com', strftime('%Y-%m-%d %H:%M:%S', 'now', '-30 minutes')",
+        "'pro', 'A@Example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')",
+        "'pro', 'a@example.com', 'some day'",
+    ] {
+        let shop = mended_by_hand(gift);
+        let before = shop.everything();
+        shop.reconcile()
+            .exits(0)
+            .warns("warning: invoice a: license_by_hand: [..] UPDATE licenses SET invoice_id = 'a' WHERE id = 'gift'; [..]");
+        assert_eq!(shop.everything(), before);
+
+        shop.sql("UPDATE licenses SET invoice_id = 'a' WHERE id = 'gift'");
+        shop.reconcile().exits(0).warns("");
+        assert_eq!(
+            shop.state("a"),
+            "settled, licensed, redeemed with it, used 1"
+        );
+    }
+}
+
+#[test]
+fn another_license_is_no_reason_to_leave_a_buyer_without() {
+    for gift in [
+        "'pro', 'a@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-2 hours')",
+        "'pro', 'b@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')",
+        "'pro', NULL, strftime('%Y-%m-%dT%H:%M:%SZ', 'now')",
+        "'other', 'a@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')",
+    ] {
+        let shop = mended_by_hand(gift);
+        shop.reconcile().exits(0).warns("");
+        assert_eq!(
+            shop.state("a"),
+            "settled, licensed, redeemed with it, used 1",
+            "{gift}"
+        );
+    }
+}
+
+#[test]
+fn quotes_cannot_break_out_of_the_sql_that_is_proposed() {
+    let shop = mended_by_hand("'pro', 'a@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')");
+    shop.sql("UPDATE licenses SET id = 'x''; DROP TABLE licenses; --'");
+    shop.reconcile()
+        .exits(0)
+        .warns("warning: [..] WHERE id = 'x''; DROP TABLE licenses; --'; if not, [..]");
+}

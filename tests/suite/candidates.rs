@@ -1,0 +1,213 @@
+//! Which invoices are asked about.
+
+use crate::shop::Shop;
+
+/// The invoices that a run asked about, in its order.
+fn asked(shop: &Shop) -> Vec<String> {
+    shop.btcpay
+        .requests()
+        .iter()
+        .map(|path| path.rsplit("/btc-").next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn nobody_is_asked_when_there_is_nothing_to_ask() {
+    let shop = Shop::open();
+    shop.sale("sold")
+        .here("settled")
+        .licensed()
+        .redemption("redeemed")
+        .made();
+    shop.sale("dead")
+        .here("expired")
+        .there("Expired")
+        .redemption("cancelled")
+        .made();
+    shop.reconcile().exits(0).is_silent();
+    assert_eq!(asked(&shop), [""; 0]);
+}
+
+#[test]
+fn the_oldest_is_asked_about_first_whatever_form_its_time_has() {
+    let shop = Shop::open();
+    let forms = [
+        ("c", "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-10 minutes')"),
+        ("a", "strftime('%Y-%m-%d %H:%M:%S', 'now', '-30 minutes')"),
+        (
+            "b",
+            "strftime('%Y-%m-%dT%H:%M:%S.123456+00:00', 'now', '-20 minutes')",
+        ),
+        (
+            "d",
+            "strftime('%Y-%m-%dT%H:%M:%S.123456789+00:00', 'now', '-5 minutes')",
+        ),
+    ];
+    for (id, created) in forms {
+        shop.sale(id).there("New").created(created).made();
+    }
+    shop.reconcile().exits(0);
+    assert_eq!(asked(&shop), ["a", "b", "c", "d"]);
+}
+
+#[test]
+fn only_invoices_within_the_window_are_asked_about() {
+    let shop = Shop::open();
+    let old = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-73 hours')";
+    let young = "strftime('%Y-%m-%d %H:%M:%S', 'now', '-71 hours')";
+    let future = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '+1 hour')";
+    shop.sale("old").there("New").created(old).made();
+    shop.sale("old-half-done")
+        .here("settled")
+        .created(old)
+        .made();
+    shop.sale("old-slot")
+        .here("expired")
+        .redemption("pending")
+        .created(old)
+        .made();
+    shop.sale("young").there("New").created(young).made();
+    shop.sale("future").there("New").created(future).made();
+    let report = shop.reconcile().json(0);
+    assert_eq!(asked(&shop), ["young", "future"]);
+    assert_eq!(report["out_of_window"], 1, "the pending one is counted");
+    assert_eq!(report["checked"], 2);
+
+    let report = shop
+        .reconcile()
+        .option("--max-age-hours", "74")
+        .flag("--dry-run")
+        .json(0);
+    assert_eq!(
+        asked(&shop),
+        ["old", "old-half-done", "old-slot", "young", "future"]
+    );
+    assert_eq!(report["out_of_window"], 0);
+}
+
+#[test]
+fn the_service_has_a_minute_for_what_it_began() {
+    let shop = Shop::open();
+    let now = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-20 seconds')";
+    shop.sale("settling").here("settled").updated(now).made();
+    shop.sale("closing")
+        .here("expired")
+        .there("Expired")
+        .redemption("pending")
+        .updated(now)
+        .made();
+    shop.sale("pending").there("New").updated(now).made();
+    shop.reconcile().exits(0);
+    assert_eq!(asked(&shop), ["pending"]);
+
+    let minute_ago = "strftime('%Y-%m-%d %H:%M:%S', 'now', '-61 seconds')";
+    shop.sql(&format!("UPDATE invoices SET updated_at = {minute_ago}"));
+    shop.reconcile().exits(0);
+    assert_eq!(asked(&shop).len(), 3);
+}
+
+#[test]
+fn recheck_asks_about_every_closed_invoice_at_once() {
+    let shop = Shop::open();
+    let now = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')";
+    shop.sale("expired")
+        .here("expired")
+        .there("Expired")
+        .updated(now)
+        .made();
+    shop.sale("invalid")
+        .here("invalid")
+        .there("Invalid")
+        .redemption("pending")
+        .updated(now)
+        .made();
+    shop.sale("settled").here("settled").licensed().made();
+    shop.sale("old")
+        .here("expired")
+        .created("'2024-01-01T00:00:00Z'")
+        .made();
+    shop.reconcile().flag("--recheck").exits(0);
+    assert_eq!(asked(&shop), ["expired", "invalid"]);
+}
+
+#[test]
+fn a_time_that_cannot_be_read_is_that_invoices_failure() {
+    for time in [
+        "''",
+        "'now'",
+        "'12345'",
+        "'20/11/2026'",
+        "'2026-13-45T00:00:00Z'",
+        "x'00ff'",
+    ] {
+        let shop = Shop::open();
+        shop.sale("pending").created(time).made();
+        shop.sale("half-done").here("settled").created(time).made();
+        shop.sale("slot")
+            .here("expired")
+            .redemption("pending")
+            .created(time)
+            .made();
+        shop.sale("good").made();
+        let report = shop.reconcile().json(3);
+        let failed: Vec<_> = report["failures"].as_array().unwrap().iter().collect();
+        assert_eq!(failed.len(), 3, "{time}: {report}");
+        for failure in failed {
+            let error = failure["error"].as_str().unwrap();
+            assert!(error.contains("created_at"), "{error}");
+        }
+        assert_eq!(report["checked"], 1, "only the good one is asked about");
+        assert_eq!(shop.state("good"), "settled, licensed");
+        assert_eq!(shop.state("pending"), "pending");
+
+        let report = shop.reconcile().flag("--recheck").json(3);
+        assert_eq!(report["failures"].as_array().unwrap().len(), 3, "{time}");
+    }
+}
+
+#[test]
+fn updated_at_must_be_readable_only_where_it_counts() {
+    let shop = Shop::open();
+    shop.sale("half-done")
+        .here("settled")
+        .updated("'soon'")
+        .made();
+    shop.sale("pending").updated("'soon'").made();
+    shop.sale("closed")
+        .here("expired")
+        .there("Expired")
+        .redemption("pending")
+        .updated("''")
+        .made();
+    let report = shop.reconcile().json(3);
+    assert_eq!(report["failures"].as_array().unwrap().len(), 2, "{report}");
+    assert_eq!(shop.state("pending"), "settled, licensed");
+
+    shop.reconcile().flag("--recheck").exits(3).warns(
+        "error: invoice half-done (BTCPay invoice btc-half-done): its updated_at is no time [..]",
+    );
+    assert_eq!(shop.state("closed"), "expired, cancelled, used 0");
+}
+
+#[test]
+fn a_row_that_does_not_fit_fails_alone() {
+    let shop = Shop::open();
+    shop.sale("text").made();
+    shop.sale("good").made();
+    shop.sale("empty").made();
+    shop.sale("dots").made();
+    shop.sql(
+        "UPDATE invoices SET amount_sats = 'many' WHERE id = 'text';
+         UPDATE invoices SET btcpay_invoice_id = '' WHERE id = 'empty';
+         UPDATE invoices SET btcpay_invoice_id = '..' WHERE id = 'dots';",
+    );
+    let report = shop.reconcile().json(3);
+    assert_eq!(report["failures"].as_array().unwrap().len(), 3, "{report}");
+    assert_eq!(asked(&shop), ["good"]);
+    assert_eq!(shop.state("good"), "settled, licensed");
+    shop.reconcile().exits(3).warns(
+        "error: invoice dots (BTCPay invoice ..): its btcpay_invoice_id is a way through folders
+         error: invoice empty (BTCPay invoice ): its btcpay_invoice_id is empty
+         error: invoice text (BTCPay invoice btc-text): its amount_sats does not fit [..] it is Text",
+    );
+}

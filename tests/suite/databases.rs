@@ -1,0 +1,173 @@
+//! Databases that cannot be used: a plain word, exit 1, nobody asked, nothing touched.
+
+use std::fs;
+
+use rusqlite::TransactionBehavior;
+
+use crate::shop::Shop;
+
+#[test]
+fn no_file_is_never_made_into_one() {
+    let shop = Shop::open();
+    let nowhere = shop.path("typo.db");
+    let name = nowhere.to_str().unwrap();
+    for dry in [false, true] {
+        let run = shop.reconcile().option("--database", name);
+        let run = if dry { run.flag("-n") } else { run };
+        run.exits(1).prints("").warns(&format!(
+            "error: there is no database at {name}: [..] sqlite3 '{name}' < schema.sql"
+        ));
+        assert!(!nowhere.exists());
+    }
+}
+
+#[test]
+fn what_is_no_database_is_called_so() {
+    let shop = Shop::open();
+    let letter = shop.path("letter.txt");
+    fs::write(&letter, "Dear customer, ".repeat(1000)).unwrap();
+    shop.reconcile()
+        .option("--database", letter.to_str().unwrap())
+        .exits(1)
+        .warns("error: could not read the database [..]letter.txt: it is not an SQLite database, or it is encrypted; [..]");
+    let folder = shop.path("");
+    shop.reconcile()
+        .option("--database", folder.to_str().unwrap())
+        .exits(1)
+        .warns("error: [..] is a folder: [..]");
+}
+
+#[test]
+fn what_is_missing_is_named_before_anybody_is_asked() {
+    for (spoil, named) in [
+        ("DROP TABLE audit_log", "table audit_log is missing"),
+        (
+            "DROP TABLE audit_log; DROP TABLE discount_codes",
+            "table discount_codes is missing, table audit_log is missing",
+        ),
+        (
+            "ALTER TABLE invoices RENAME COLUMN amount_sats TO price",
+            "column invoices.amount_sats is missing",
+        ),
+        (
+            "ALTER TABLE policies DROP COLUMN is_trial; ALTER TABLE licenses DROP COLUMN is_trial",
+            "column policies.is_trial is missing, column licenses.is_trial is missing",
+        ),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        shop.sql(spoil);
+        shop.reconcile()
+            .exits(1)
+            .warns(&format!("error: [..]: {named}; [..]"));
+        assert_eq!(shop.btcpay.requests(), [""; 0]);
+    }
+    let shop = Shop::open();
+    let empty = shop.path("empty.db");
+    fs::write(&empty, "").unwrap();
+    shop.reconcile()
+        .option("--database", empty.to_str().unwrap())
+        .exits(1)
+        .warns("error: [..]table invoices is missing, [..]table audit_log is missing; [..]");
+    assert_eq!(fs::read(&empty).unwrap(), b"");
+}
+
+/// The licenses table of a service with another idea of what is unique in it.
+fn with_licenses_unique_by(index: &str) -> Shop {
+    let shop = Shop::open();
+    shop.sql(&format!(
+        "DROP TABLE licenses;
+         CREATE TABLE licenses (
+           id TEXT PRIMARY KEY, product_id TEXT, invoice_id TEXT, policy_id TEXT, status TEXT,
+           issued_at TEXT, expires_at TEXT, grace_seconds INTEGER, max_machines INTEGER,
+           entitlements_json TEXT, is_trial INTEGER, buyer_email TEXT, metadata_json TEXT);
+         {index}"
+    ));
+    shop.sale("a").made();
+    shop
+}
+
+#[test]
+fn without_uniqueness_nothing_is_issued() {
+    for index in [
+        "",
+        "CREATE INDEX i ON licenses (invoice_id)",
+        "CREATE UNIQUE INDEX i ON licenses (invoice_id, product_id)",
+        "CREATE UNIQUE INDEX i ON licenses (invoice_id) WHERE status = 'active'",
+        "CREATE UNIQUE INDEX i ON licenses (lower(invoice_id))",
+    ] {
+        let shop = with_licenses_unique_by(index);
+        shop.reconcile()
+            .exits(1)
+            .warns("error: [..]: licenses.invoice_id is not UNIQUE ([..]); [..]");
+        assert_eq!(shop.btcpay.requests(), [""; 0], "{index}");
+    }
+    for index in [
+        "CREATE UNIQUE INDEX i ON licenses (invoice_id)",
+        "CREATE UNIQUE INDEX i ON licenses (invoice_id) WHERE invoice_id IS NOT NULL",
+        "CREATE UNIQUE INDEX i ON licenses (\"invoice_id\") where ( Invoice_Id  is not null )",
+    ] {
+        let shop = with_licenses_unique_by(index);
+        shop.reconcile().exits(0);
+        assert_eq!(shop.state("a"), "settled, licensed", "{index}");
+    }
+}
+
+#[test]
+fn tables_and_columns_of_the_services_own_do_no_harm() {
+    let shop = Shop::open();
+    shop.sql(
+        "CREATE TABLE sessions (id TEXT);
+         ALTER TABLE invoices ADD COLUMN provider TEXT NOT NULL DEFAULT 'btcpay';
+         ALTER TABLE licenses ADD COLUMN serial INTEGER NOT NULL DEFAULT 7;
+         DROP TABLE products;
+         CREATE TABLE products (id TEXT PRIMARY KEY);
+         INSERT INTO products VALUES ('pro');
+         ALTER TABLE policies DROP COLUMN metadata_json;",
+    );
+    shop.sale("a").made();
+    shop.reconcile().exits(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn the_journal_mode_stays_as_found() {
+    for mode in ["wal", "delete", "truncate"] {
+        let shop = Shop::open();
+        shop.sql(&format!("PRAGMA journal_mode = {mode}"));
+        shop.sale("a").made();
+        shop.reconcile().flag("-n").exits(0);
+        shop.reconcile().exits(0);
+        let kept = if mode == "wal" { "wal" } else { "delete" };
+        assert_eq!(shop.query("PRAGMA journal_mode"), kept);
+        assert_eq!(shop.state("a"), "settled, licensed");
+    }
+}
+
+#[test]
+fn a_lock_that_lasts_is_told() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let mut service = shop.connection();
+    let lock = service
+        .transaction_with_behavior(TransactionBehavior::Exclusive)
+        .unwrap();
+    shop.reconcile()
+        .exits(1)
+        .warns("error: could not read the database [..]: another program has held its lock for more than 10 s; [..]");
+    drop(lock);
+    shop.reconcile().exits(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn a_file_name_that_looks_like_a_uri_is_a_file_name() {
+    let shop = Shop::open();
+    let mut command = shop
+        .reconcile()
+        .option("--database", "file:licenses.db?mode=memory")
+        .command();
+    let output = command.current_dir(shop.path("")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there is no database at file:"));
+}

@@ -1,0 +1,516 @@
+//! The table of what BTCPay says against what is here, row by row, as it ends in the database.
+
+use crate::shop::Shop;
+
+/// (here, licensed, redemption, there, exit code, the state afterwards).
+type Row = (
+    &'static str,
+    bool,
+    Option<&'static str>,
+    &'static str,
+    i32,
+    &'static str,
+);
+
+const PENDING: Option<&str> = Some("pending");
+const REDEEMED: Option<&str> = Some("redeemed");
+const CANCELLED: Option<&str> = Some("cancelled");
+
+const TABLE: &[Row] = &[
+    // A buyer paid and the webhook was lost.
+    ("pending", false, None, "Settled", 0, "settled, licensed"),
+    ("pending", false, None, "Complete", 0, "settled, licensed"),
+    (
+        "pending",
+        false,
+        PENDING,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "pending",
+        false,
+        CANCELLED,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "pending",
+        false,
+        REDEEMED,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "pending",
+        true,
+        PENDING,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    // A dead invoice held a slot.
+    ("pending", false, None, "Expired", 0, "expired"),
+    (
+        "pending",
+        false,
+        PENDING,
+        "Expired",
+        0,
+        "expired, cancelled, used 0",
+    ),
+    (
+        "pending",
+        false,
+        REDEEMED,
+        "Expired",
+        0,
+        "expired, redeemed, used 1",
+    ),
+    (
+        "pending",
+        false,
+        CANCELLED,
+        "Expired",
+        0,
+        "expired, cancelled, used 0",
+    ),
+    ("pending", false, None, "Invalid", 0, "invalid"),
+    (
+        "pending",
+        false,
+        PENDING,
+        "Invalid",
+        0,
+        "invalid, cancelled, used 0",
+    ),
+    // The buyer may still pay.
+    (
+        "pending",
+        false,
+        PENDING,
+        "New",
+        0,
+        "pending, pending, used 1",
+    ),
+    (
+        "pending",
+        false,
+        PENDING,
+        "Processing",
+        0,
+        "pending, pending, used 1",
+    ),
+    // The service died between two statements.
+    ("settled", false, None, "Settled", 0, "settled, licensed"),
+    (
+        "settled",
+        false,
+        PENDING,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "settled",
+        true,
+        PENDING,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "settled",
+        false,
+        CANCELLED,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "settled",
+        false,
+        PENDING,
+        "Expired",
+        0,
+        "settled, pending, used 1",
+    ),
+    (
+        "settled",
+        false,
+        PENDING,
+        "Invalid",
+        0,
+        "settled, pending, used 1",
+    ),
+    (
+        "settled",
+        false,
+        PENDING,
+        "New",
+        0,
+        "settled, pending, used 1",
+    ),
+    (
+        "settled",
+        false,
+        PENDING,
+        "Processing",
+        0,
+        "settled, pending, used 1",
+    ),
+    (
+        "expired",
+        false,
+        PENDING,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "expired",
+        false,
+        PENDING,
+        "Expired",
+        0,
+        "expired, cancelled, used 0",
+    ),
+    (
+        "expired",
+        false,
+        PENDING,
+        "Invalid",
+        0,
+        "expired, cancelled, used 0",
+    ),
+    (
+        "expired",
+        false,
+        PENDING,
+        "New",
+        0,
+        "expired, pending, used 1",
+    ),
+    (
+        "expired",
+        false,
+        PENDING,
+        "Processing",
+        0,
+        "expired, pending, used 1",
+    ),
+    (
+        "invalid",
+        false,
+        PENDING,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "invalid",
+        false,
+        PENDING,
+        "Expired",
+        0,
+        "invalid, cancelled, used 0",
+    ),
+    (
+        "invalid",
+        false,
+        PENDING,
+        "Invalid",
+        0,
+        "invalid, cancelled, used 0",
+    ),
+    (
+        "invalid",
+        false,
+        PENDING,
+        "New",
+        0,
+        "invalid, pending, used 1",
+    ),
+    (
+        "invalid",
+        false,
+        PENDING,
+        "Processing",
+        0,
+        "invalid, pending, used 1",
+    ),
+    // Words that are no status are no reason to do anything.
+    (
+        "pending",
+        false,
+        PENDING,
+        "Paid",
+        3,
+        "pending, pending, used 1",
+    ),
+    (
+        "settled",
+        false,
+        PENDING,
+        "Confirmed",
+        3,
+        "settled, pending, used 1",
+    ),
+    (
+        "expired",
+        false,
+        PENDING,
+        "settled",
+        3,
+        "expired, pending, used 1",
+    ),
+];
+
+/// What is found only by `--recheck`: closed here with nothing left to do.
+const RECHECKED: &[Row] = &[
+    ("expired", false, None, "Settled", 0, "settled, licensed"),
+    (
+        "expired",
+        false,
+        CANCELLED,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "invalid",
+        false,
+        CANCELLED,
+        "Settled",
+        0,
+        "settled, licensed, redeemed with it, used 1",
+    ),
+    (
+        "expired",
+        false,
+        CANCELLED,
+        "Expired",
+        0,
+        "expired, cancelled, used 0",
+    ),
+    (
+        "expired",
+        false,
+        CANCELLED,
+        "Invalid",
+        0,
+        "expired, cancelled, used 0",
+    ),
+    (
+        "invalid",
+        false,
+        CANCELLED,
+        "Expired",
+        0,
+        "invalid, cancelled, used 0",
+    ),
+    (
+        "expired",
+        false,
+        REDEEMED,
+        "Expired",
+        0,
+        "expired, redeemed, used 1",
+    ),
+    (
+        "expired",
+        false,
+        CANCELLED,
+        "New",
+        0,
+        "expired, cancelled, used 0",
+    ),
+    (
+        "invalid",
+        false,
+        CANCELLED,
+        "Processing",
+        0,
+        "invalid, cancelled, used 0",
+    ),
+];
+
+/// Each row in a shop of its own, run dry, run, and run again.
+fn check(table: &[Row], recheck: bool) {
+    for row in table {
+        let (here, licensed, redemption, there, code, after) = *row;
+        let shop = Shop::open();
+        let mut sale = shop.sale("a").here(here).there(there);
+        if licensed {
+            sale = sale.licensed();
+        }
+        if let Some(redemption) = redemption {
+            sale = sale.redemption(redemption);
+        }
+        sale.made();
+        let reconcile = |dry: bool| {
+            let mut run = shop.reconcile();
+            if recheck {
+                run = run.flag("--recheck");
+            }
+            if dry {
+                run = run.flag("--dry-run");
+            }
+            run.json(code)
+        };
+        let before = (shop.state("a"), shop.everything());
+
+        let foreseen = reconcile(true);
+        assert_eq!(shop.everything(), before.1, "{row:?}: a dry run wrote");
+        let done = reconcile(false);
+        assert_eq!(shop.state("a"), after, "{row:?}");
+        for list in ["attention", "failures"] {
+            assert_eq!(foreseen[list], done[list], "{row:?}");
+        }
+        assert_eq!(
+            foreseen["changes"].as_array().unwrap().len(),
+            done["changes"].as_array().unwrap().len(),
+            "{row:?}"
+        );
+        assert_eq!(
+            done["changes"] == serde_json::json!([]),
+            after == before.0,
+            "{row:?}: every change is reported, and nothing else"
+        );
+
+        let settled_down = shop.everything();
+        let again = reconcile(false);
+        assert_eq!(shop.everything(), settled_down, "{row:?}: once is enough");
+        assert_eq!(again["changes"], serde_json::json!([]), "{row:?}");
+    }
+}
+
+#[test]
+fn every_difference_ends_in_the_database_once() {
+    check(TABLE, false);
+}
+
+#[test]
+fn closed_invoices_are_asked_about_again_when_told_to() {
+    check(RECHECKED, true);
+}
+
+#[test]
+fn closed_invoices_are_left_alone_unless_told_to() {
+    let shop = Shop::open();
+    shop.sale("expired").here("expired").made();
+    shop.sale("invalid")
+        .here("invalid")
+        .redemption("cancelled")
+        .made();
+    shop.reconcile().exits(0).is_silent();
+    assert_eq!(shop.btcpay.requests(), [""; 0]);
+    assert_eq!(shop.state("expired"), "expired");
+}
+
+#[test]
+fn one_run_mends_every_invoice() {
+    let shop = Shop::open();
+    shop.sale("paid").redemption("pending").made();
+    shop.sale("dead")
+        .there("Expired")
+        .redemption("pending")
+        .made();
+    shop.sale("open").there("New").redemption("pending").made();
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.state("paid"),
+        "settled, licensed, redeemed with it, used 2"
+    );
+    assert_eq!(shop.state("dead"), "expired, cancelled, used 2");
+    assert_eq!(shop.state("open"), "pending, pending, used 2");
+}
+
+#[test]
+fn every_changed_row_moves_its_updated_at_and_no_other() {
+    let shop = Shop::open();
+    shop.sale("paid").redemption("cancelled").made();
+    shop.sale("half-done")
+        .here("expired")
+        .there("Expired")
+        .redemption("pending")
+        .made();
+    shop.sale("open").there("New").redemption("pending").made();
+    shop.sql("UPDATE discount_codes SET updated_at = '2020-01-01T00:00:00Z'");
+    shop.reconcile().exits(0);
+    let moved = "unixepoch() - unixepoch(updated_at) < 600";
+    assert_eq!(
+        shop.query(&format!("SELECT id, {moved} FROM invoices ORDER BY id")),
+        "half-done|0\nopen|0\npaid|1"
+    );
+    assert_eq!(
+        shop.query(&format!(
+            "SELECT id, {moved} FROM discount_redemptions ORDER BY id"
+        )),
+        "red-half-done|1\nred-open|0\nred-paid|1"
+    );
+    assert_eq!(
+        shop.query(&format!("SELECT {moved} FROM discount_codes")),
+        "1"
+    );
+}
+
+#[test]
+fn a_count_never_goes_under_zero() {
+    let shop = Shop::open();
+    shop.sale("dead")
+        .there("Expired")
+        .redemption("pending")
+        .made();
+    shop.sql("UPDATE discount_codes SET used_count = 0");
+    shop.reconcile().exits(0);
+    assert_eq!(shop.state("dead"), "expired, cancelled, used 0");
+}
+
+#[test]
+fn a_sale_takes_its_slot_again_over_the_cap() {
+    let shop = Shop::open();
+    shop.sale("late").redemption("cancelled").made();
+    shop.sql("UPDATE discount_codes SET used_count = 5, max_uses = 5");
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.state("late"),
+        "settled, licensed, redeemed with it, used 6"
+    );
+}
+
+#[test]
+fn every_change_is_in_the_audit_log() {
+    let shop = Shop::open();
+    shop.sale("paid").redemption("pending").made();
+    shop.sale("dead")
+        .there("Invalid")
+        .redemption("pending")
+        .made();
+    shop.sale("half").here("settled").there("Settled").made();
+    shop.reconcile().exits(0);
+    shop.sql("UPDATE audit_log SET target_id = 'a license' WHERE target_kind = 'license'");
+    assert_eq!(
+        shop.query(
+            "SELECT actor_kind, action, target_kind, target_id,
+                    details_json ->> 'invoice_id', details_json ->> 'btcpay_invoice_id',
+                    details_json ->> 'from', details_json ->> 'to'
+               FROM audit_log ORDER BY details_json ->> 'invoice_id', id"
+        ),
+        "reconcile|invoice.invalid|invoice|dead|dead|btc-dead|pending|invalid\n\
+         reconcile|redemption.cancelled|redemption|red-dead|dead|btc-dead|pending|invalid\n\
+         reconcile|license.issued|license|a license|half|btc-half|settled|settled\n\
+         reconcile|invoice.settled|invoice|paid|paid|btc-paid|pending|settled\n\
+         reconcile|license.issued|license|a license|paid|btc-paid|pending|settled\n\
+         reconcile|redemption.redeemed|redemption|red-paid|paid|btc-paid|pending|settled"
+    );
+    assert_eq!(
+        shop.query(
+            "SELECT count(*) FROM audit_log WHERE unixepoch() - unixepoch(occurred_at) < 600"
+        ),
+        "6"
+    );
+}

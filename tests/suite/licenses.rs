@@ -1,0 +1,205 @@
+//! What a license grants: the terms of the policy that the buyer bought.
+
+use crate::shop::Shop;
+
+/// Runs once, and gives the terms of the one license.
+#[track_caller]
+fn terms(shop: &Shop) -> String {
+    shop.reconcile().exits(0);
+    shop.query(
+        "SELECT policy_id, grace_seconds, max_machines, entitlements_json, is_trial,
+                unixepoch(expires_at) - unixepoch(issued_at)
+           FROM licenses",
+    )
+}
+
+#[test]
+fn a_license_carries_what_the_invoice_says_and_where_it_comes_from() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.query(
+            "SELECT product_id, invoice_id, status, buyer_email, metadata_json,
+                    id GLOB '????????-????-4???-[89ab]???-????????????',
+                    issued_at GLOB '20??-??-??T??:??:??Z', abs(unixepoch() - unixepoch(issued_at)) < 600
+               FROM licenses"
+        ),
+        r#"pro|a|active|a@example.com|{"btcpay_invoice_id":"btc-a","source":"reconcile"}|1|1|1"#
+    );
+}
+
+#[test]
+fn the_products_default_policy_comes_first() {
+    let shop = Shop::open();
+    shop.sql(
+        "INSERT INTO policies (id, product_id, name, slug) VALUES ('early', 'pro', 'AAA', 'aaa')",
+    );
+    shop.sale("a").made();
+    assert_eq!(terms(&shop), "pro-default|0|3|[\"updates\"]|0|NULL");
+}
+
+#[test]
+fn without_a_default_the_first_active_policy_by_name_counts() {
+    let shop = Shop::open();
+    shop.sql(
+        "UPDATE policies SET active = 0;
+         INSERT INTO policies (id, product_id, name, slug, duration_seconds, grace_seconds, is_trial)
+         VALUES ('z', 'pro', 'B', 'z', 86400, 60, 1), ('y', 'pro', 'B', 'y', 86400, 60, 1),
+                ('x', 'pro', 'a', 'x', 1, 1, 1), ('w', 'pro', 'C', 'w', 2, 2, 0);",
+    );
+    shop.sale("a").made();
+    assert_eq!(terms(&shop), "y|60|1|[]|1|86400");
+}
+
+#[test]
+fn without_any_policy_the_license_is_perpetual_for_one_machine() {
+    let shop = Shop::open();
+    shop.sql("UPDATE policies SET active = 0");
+    shop.sale("a").made();
+    assert_eq!(terms(&shop), "NULL|0|1|[]|0|NULL");
+}
+
+#[test]
+fn the_invoices_own_policy_counts_even_if_it_is_inactive() {
+    let shop = Shop::open();
+    shop.sql(
+        "INSERT INTO policies (id, product_id, name, slug, duration_seconds, max_machines, active)
+         VALUES ('own', 'pro', 'Own', 'own', 31536000, 0, 0)",
+    );
+    shop.sale("a").made();
+    shop.sql("UPDATE invoices SET policy_id = 'own'");
+    assert_eq!(terms(&shop), "own|0|0|[]|0|31536000");
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_fails_the_invoice_and_says_why() {
+    for (spoil, why) in [
+        (
+            "UPDATE invoices SET policy_id = 'gone'",
+            "its policy gone does not exist",
+        ),
+        (
+            "UPDATE policies SET product_id = 'x'; UPDATE invoices SET policy_id = 'pro-default'",
+            "belongs to another product",
+        ),
+        (
+            "UPDATE policies SET entitlements_json = '{\"a\": 1}'",
+            "entitlements",
+        ),
+        (
+            "UPDATE policies SET entitlements_json = '[1]'",
+            "entitlements",
+        ),
+        (
+            "UPDATE policies SET entitlements_json = '[\"a\"'",
+            "entitlements",
+        ),
+        (
+            "UPDATE policies SET duration_seconds = 9223372036854775807",
+            "gives no date",
+        ),
+        (
+            "UPDATE policies SET duration_seconds = 400000000000",
+            "gives no date",
+        ),
+        (
+            "UPDATE policies SET duration_seconds = 'year'",
+            "duration_seconds",
+        ),
+        ("UPDATE policies SET max_machines = 'many'", "max_machines"),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a").redemption("pending").made();
+        shop.sql("PRAGMA ignore_check_constraints = 1");
+        let connection = shop.connection();
+        connection
+            .pragma_update(None, "ignore_check_constraints", true)
+            .unwrap();
+        connection.execute_batch(spoil).unwrap();
+        let before = shop.everything();
+        for dry in [&["--dry-run"][..], &[]] {
+            let run = dry
+                .iter()
+                .fold(shop.reconcile(), |run, flag| run.flag(flag));
+            let report = run.json(3);
+            let error = report["failures"][0]["error"].as_str().unwrap();
+            assert!(error.contains(why), "{spoil}: {error}");
+            assert_eq!(shop.everything(), before, "{spoil}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_is_looked_at_only_when_a_license_is_issued() {
+    let shop = Shop::open();
+    shop.sale("a").licensed().redemption("pending").made();
+    shop.sql("UPDATE invoices SET policy_id = 'gone'");
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.state("a"),
+        "settled, licensed, redeemed with it, used 1"
+    );
+}
+
+#[test]
+fn a_license_that_is_there_is_kept() {
+    let shop = Shop::open();
+    shop.sale("a").licensed().redemption("pending").made();
+    shop.sql("UPDATE licenses SET status = 'revoked'");
+    let report = shop.reconcile().json(0);
+    assert_eq!(
+        shop.query("SELECT id, status FROM licenses"),
+        "lic-a|revoked"
+    );
+    assert_eq!(report["changes"][0]["license_issued"], false);
+    assert_eq!(report["changes"][0]["license_id"], "lic-a");
+}
+
+#[test]
+fn what_the_service_refuses_fails_that_invoice_alone() {
+    for spoil in [
+        "ALTER TABLE licenses ADD COLUMN serial TEXT CHECK (serial IS NOT NULL OR invoice_id = 'good')",
+        "CREATE TRIGGER no BEFORE INSERT ON licenses WHEN new.invoice_id = 'bad' BEGIN SELECT RAISE(ABORT, 'not this one'); END",
+        "CREATE TRIGGER no BEFORE INSERT ON licenses WHEN new.invoice_id = 'bad' BEGIN SELECT RAISE(ROLLBACK, 'not this one'); END",
+        "CREATE TRIGGER no BEFORE INSERT ON licenses WHEN new.invoice_id = 'bad' BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER no BEFORE UPDATE ON invoices WHEN new.id = 'bad' BEGIN SELECT RAISE(FAIL, 'not this one'); END",
+        "CREATE TRIGGER no BEFORE UPDATE ON invoices WHEN new.id = 'bad' BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER no AFTER INSERT ON audit_log WHEN new.target_id = 'red-bad' BEGIN SELECT RAISE(ABORT, 'not this one'); END",
+    ] {
+        let shop = Shop::open();
+        shop.sale("bad").redemption("pending").made();
+        shop.sale("good").redemption("pending").made();
+        shop.sql(spoil);
+        shop.reconcile()
+            .exits(3)
+            .warns("error: invoice bad (BTCPay invoice btc-bad): [..]");
+        assert_eq!(shop.state("bad"), "pending, pending, used 2", "{spoil}");
+        assert_eq!(
+            shop.state("good"),
+            "settled, licensed, redeemed with it, used 2",
+            "{spoil}"
+        );
+        assert_eq!(shop.query("SELECT count(*) FROM audit_log"), "3", "{spoil}");
+    }
+}
+
+#[test]
+fn a_discount_code_that_cannot_be_counted_fails_the_invoice() {
+    for spoil in [
+        "UPDATE discount_codes SET used_count = 'some'",
+        "UPDATE discount_redemptions SET code_id = 'gone'",
+    ] {
+        let shop = Shop::open();
+        shop.sale("dead")
+            .there("Expired")
+            .redemption("pending")
+            .made();
+        shop.sql(spoil);
+        let before = shop.everything();
+        shop.reconcile()
+            .exits(3)
+            .warns("error: invoice dead (BTCPay invoice btc-dead): its discount code [..]");
+        assert_eq!(shop.everything(), before, "{spoil}");
+    }
+}

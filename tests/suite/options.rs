@@ -1,0 +1,233 @@
+//! What is typed, what the environment says, and the exit code for each mistake.
+
+use std::fs;
+
+use crate::btcpay::{KEY, STORE};
+use crate::shop::{Run, Shop};
+
+/// Everything by environment.
+fn by_environment(shop: &Shop) -> Run {
+    Run::bare()
+        .env("RECONCILE_DATABASE", shop.database().to_str().unwrap())
+        .env("BTCPAY_URL", &shop.btcpay.url())
+        .env("BTCPAY_STORE_ID", STORE)
+        .env("BTCPAY_API_KEY", KEY)
+}
+
+#[test]
+fn every_setting_can_come_from_the_environment() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    by_environment(&shop).exits(0).warns("");
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn an_option_wins_over_its_variable() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let key_file = shop.path("key");
+    fs::write(&key_file, KEY).unwrap();
+    shop.reconcile()
+        .option("--api-key-file", key_file.to_str().unwrap())
+        .env("RECONCILE_DATABASE", "/nowhere")
+        .env("BTCPAY_URL", "http://127.0.0.1:1")
+        .env("BTCPAY_STORE_ID", "another")
+        .env("BTCPAY_API_KEY_FILE", "/nowhere")
+        .env("BTCPAY_API_KEY", "wrong")
+        .exits(0)
+        .warns("");
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn an_empty_setting_is_unset() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    by_environment(&shop)
+        .env("BTCPAY_API_KEY_FILE", "")
+        .env("RUST_LOG", "")
+        .option("--database", "")
+        .exits(0)
+        .warns("");
+    for (name, asked) in [
+        ("RECONCILE_DATABASE", "which database?"),
+        ("BTCPAY_URL", "which BTCPay Server?"),
+        ("BTCPAY_STORE_ID", "which store?"),
+        ("BTCPAY_API_KEY", "which API key?"),
+    ] {
+        by_environment(&shop)
+            .env(name, "")
+            .exits(2)
+            .prints("")
+            .warns(&format!("error: {asked}[..]{name}[..]"));
+    }
+}
+
+#[test]
+fn the_key_comes_from_the_first_place_that_is_set() {
+    let shop = Shop::open();
+    shop.sale("a").there("New").made();
+    let file = |name: &str, text: &str| {
+        let path = shop.path(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = file("good", &format!("{KEY}\n"));
+    let crlf = file("crlf", &format!("{KEY}\r\n"));
+    let wrong = file("wrong", "wrong");
+    by_environment(&shop)
+        .option("--api-key-file", &good)
+        .env("BTCPAY_API_KEY_FILE", &wrong)
+        .exits(0);
+    by_environment(&shop)
+        .env("BTCPAY_API_KEY_FILE", &crlf)
+        .env("BTCPAY_API_KEY", "wrong")
+        .exits(0);
+    by_environment(&shop)
+        .env("BTCPAY_API_KEY_FILE", &wrong)
+        .exits(1);
+}
+
+#[test]
+fn a_key_that_cannot_be_one_is_a_mistake_of_configuration() {
+    let shop = Shop::open();
+    for text in [
+        "",
+        "\n",
+        "two\nlines",
+        "two words",
+        "\u{e9}",
+        "# the key\nabc\n",
+    ] {
+        let path = shop.path("key");
+        fs::write(&path, text).unwrap();
+        by_environment(&shop)
+            .option("--api-key-file", path.to_str().unwrap())
+            .exits(2)
+            .warns("error: the API key file [..]");
+    }
+    by_environment(&shop)
+        .option("--api-key-file", "/nowhere/key")
+        .exits(2)
+        .warns("error: could not read the API key file /nowhere/key: [..]");
+}
+
+#[test]
+fn a_url_that_cannot_be_one_is_a_mistake_of_configuration() {
+    let shop = Shop::open();
+    for url in [
+        "btcpay.example.com",
+        "ftp://btcpay.example.com",
+        "https://",
+        "https://btcpay.example.com/?a=b",
+        "https://btcpay.example.com/#a",
+        "mailto:a@example.com",
+    ] {
+        shop.reconcile()
+            .option("--btcpay-url", url)
+            .exits(2)
+            .warns("error: the URL [..]");
+    }
+    let ran = shop
+        .reconcile()
+        .option("--btcpay-url", "https://me:hunter2@btcpay.example.com")
+        .exits(2);
+    assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_store_id_that_leads_elsewhere_is_refused() {
+    let shop = Shop::open();
+    for id in ["..", "a/b", "a\nb"] {
+        shop.reconcile()
+            .option("--store-id", id)
+            .exits(2)
+            .warns("error: the store id [..]");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let shop = Shop::open();
+    for (name, value) in [
+        ("--max-age-hours", "0"),
+        ("--max-age-hours", "-1"),
+        ("--max-age-hours", "many"),
+        ("--format", "xml"),
+        ("--dry-rum", "--recheck"),
+        ("-q", "-v"),
+        ("--api-key", "secret"),
+    ] {
+        shop.reconcile().option(name, value).exits(2).prints("");
+    }
+}
+
+#[test]
+fn the_key_is_in_no_log_however_much_is_said() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let ran = shop.reconcile().flag("-vvv").exits(0);
+    assert!(
+        ran.stderr.contains("debug:"),
+        "it does say much: {}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains(KEY));
+    let ran = shop.reconcile().env("RUST_LOG", "trace").exits(0);
+    assert!(!ran.stderr.contains(KEY));
+}
+
+#[test]
+fn options_say_how_much_is_said_and_win_over_rust_log() {
+    let shop = Shop::open();
+    shop.sale("late")
+        .there("Expired")
+        .additional("PaidLate", "0.00021")
+        .made();
+    let warning = "warning: invoice late: paid_late: [..]";
+    let dry = || shop.reconcile().flag("--dry-run");
+    dry().exits(0).warns(warning);
+    dry().flag("-q").exits(0).warns("");
+    dry().env("RUST_LOG", "error").exits(0).warns("");
+    dry().env("RUST_LOG", "trace").flag("-q").exits(0).warns("");
+    dry()
+        .env("RUST_LOG", "error")
+        .flag("-v")
+        .exits(0)
+        .warns(&format!("info: invoice late: [..]\n{warning}"));
+    dry()
+        .env("RUST_LOG", "info")
+        .exits(0)
+        .warns(&format!("info: invoice late: [..]\n{warning}"));
+}
+
+#[test]
+fn help_names_every_option_variable_and_exit_code() {
+    let help = Run::bare().flag("--help").exits(0).stdout;
+    for word in [
+        "--database",
+        "--btcpay-url",
+        "--store-id",
+        "--api-key-file",
+        "--dry-run",
+        "--recheck",
+        "--max-age-hours",
+        "--format",
+        "--verbose",
+        "--quiet",
+        "RECONCILE_DATABASE",
+        "BTCPAY_URL",
+        "BTCPAY_STORE_ID",
+        "BTCPAY_API_KEY_FILE",
+        "BTCPAY_API_KEY]",
+        "RUST_LOG",
+        "  0 ",
+        "  1 ",
+        "  2 ",
+        "  3 ",
+        "72",
+    ] {
+        assert!(help.contains(word), "{word} is not in:\n{help}");
+    }
+}

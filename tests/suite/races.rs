@@ -1,0 +1,117 @@
+//! The service works on the same invoices at the same time.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::shop::Shop;
+
+/// Lets the service do something while BTCPay is being asked about `id`.
+fn meanwhile(shop: &Shop, id: &str, service: impl FnOnce(&mut Connection) + Send + 'static) {
+    let mut connection = shop.connection();
+    connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+    shop.btcpay
+        .when_asked_for(&format!("btc-{id}"), move || service(&mut connection));
+}
+
+#[test]
+fn where_the_service_was_faster_it_is_let_be() {
+    for (sql, after) in [
+        (
+            "UPDATE invoices SET status = 'settled'",
+            "settled, pending, used 1",
+        ),
+        (
+            "UPDATE invoices SET status = 'expired'",
+            "expired, pending, used 1",
+        ),
+        ("DELETE FROM discount_redemptions; DELETE FROM invoices", ""),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a").redemption("pending").made();
+        meanwhile(&shop, "a", move |service| {
+            service.execute_batch(sql).unwrap()
+        });
+        shop.reconcile().exits(0).is_silent();
+        assert_eq!(shop.state("a"), after, "{sql}");
+        assert_eq!(shop.query("SELECT count(*) FROM licenses, audit_log"), "0");
+    }
+}
+
+#[test]
+fn a_license_that_came_in_between_is_kept() {
+    let shop = Shop::open();
+    shop.sale("a").here("settled").redemption("pending").made();
+    meanwhile(&shop, "a", |service| {
+        service
+            .execute_batch(
+                "INSERT INTO licenses (id, product_id, invoice_id) VALUES ('webhook', 'pro', 'a')",
+            )
+            .unwrap();
+    });
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["changes"][0]["license_issued"], false);
+    assert_eq!(shop.query("SELECT id FROM licenses"), "webhook");
+    assert_eq!(
+        shop.state("a"),
+        "settled, licensed, redeemed with it, used 1"
+    );
+}
+
+#[test]
+fn all_that_came_in_between_is_nothing_left_to_do() {
+    let shop = Shop::open();
+    shop.sale("a").here("settled").redemption("pending").made();
+    meanwhile(&shop, "a", |service| {
+        service
+            .execute_batch(
+                "INSERT INTO licenses (id, product_id, invoice_id) VALUES ('webhook', 'pro', 'a');
+                 UPDATE discount_redemptions SET status = 'redeemed', license_id = 'webhook';",
+            )
+            .unwrap();
+    });
+    shop.reconcile().exits(0).is_silent();
+    assert_eq!(shop.query("SELECT count(*) FROM audit_log"), "0");
+}
+
+#[test]
+fn no_lock_is_held_while_btcpay_is_asked() {
+    for mode in ["delete", "wal"] {
+        let shop = Shop::open();
+        shop.sql(&format!("PRAGMA journal_mode = {mode}"));
+        shop.sale("a").made();
+        shop.sale("b").made();
+        meanwhile(&shop, "b", |service| {
+            service
+                .transaction_with_behavior(TransactionBehavior::Exclusive)
+                .unwrap()
+                .commit()
+                .unwrap();
+        });
+        shop.reconcile().exits(0);
+        assert_eq!(shop.state("b"), "settled, licensed");
+    }
+}
+
+#[test]
+fn a_lock_of_the_services_is_waited_for() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let mut service = shop.connection();
+    let (locked, lock_is_there) = std::sync::mpsc::channel();
+    let (asked, release) = std::sync::mpsc::channel::<()>();
+    let holder = std::thread::spawn(move || {
+        let lock = service
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .unwrap();
+        locked.send(()).unwrap();
+        release.recv().unwrap();
+        // The program is now on its way to the lock; whether it has to wait is up to the scheduler.
+        std::thread::yield_now();
+        lock.commit().unwrap();
+    });
+    lock_is_there.recv().unwrap();
+    shop.btcpay
+        .when_asked_for("btc-a", move || asked.send(()).unwrap());
+    shop.reconcile().exits(0).warns("");
+    holder.join().unwrap();
+    assert_eq!(shop.state("a"), "settled, licensed");
+}

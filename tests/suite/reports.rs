@@ -1,0 +1,171 @@
+//! What is printed: nothing where nothing happened, a line a change and a summary where something
+//! did.
+
+use serde_json::json;
+
+use crate::shop::Shop;
+
+const TIME: &str = "20[..]-[..]-[..]T[..]:[..]:[..]Z";
+
+#[test]
+fn a_run_with_nothing_to_say_says_nothing() {
+    let shop = Shop::open();
+    shop.reconcile().exits(0).is_silent();
+    shop.sale("open").there("New").made();
+    shop.sale("old").created("'2020-01-01T00:00:00Z'").made();
+    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().flag("-v").exits(0).prints(&format!(
+        "{TIME} 1 checked, 0 changed, 0 need attention, 0 failed, 1 pending too old to ask about; \
+         1 requests in [..] ms"
+    ));
+}
+
+#[test]
+fn a_run_that_changed_something_prints_a_line_each_and_a_summary() {
+    let shop = Shop::open();
+    shop.sale("a").redemption("pending").made();
+    shop.sale("b").there("Expired").redemption("pending").made();
+    shop.sale("c").here("settled").made();
+    shop.reconcile().flag("-n").exits(0).warns("").prints(&format!(
+        "dry run: invoice a (BTCPay invoice btc-a): pending -> settled, license issued, redemption redeemed
+         dry run: invoice b (BTCPay invoice btc-b): pending -> expired, redemption cancelled
+         dry run: invoice c (BTCPay invoice btc-c): license issued
+         {TIME} dry run: 3 checked, 3 changed, 0 need attention, 0 failed, [..]"
+    ));
+    shop.reconcile().exits(0).warns("").prints(&format!(
+        "invoice a (BTCPay invoice btc-a): pending -> settled, license [..]-[..] issued, redemption redeemed
+         invoice b (BTCPay invoice btc-b): pending -> expired, redemption cancelled
+         invoice c (BTCPay invoice btc-c): license [..]-[..] issued
+         {TIME} 3 checked, 3 changed, 0 need attention, 0 failed, [..]"
+    ));
+}
+
+#[test]
+fn failures_and_attention_alone_print_the_summary() {
+    let shop = Shop::open();
+    shop.sale("doubt").here("settled").there("New").made();
+    shop.reconcile().exits(0).prints(&format!(
+        "{TIME} 1 checked, 0 changed, 1 need attention, 0 failed, [..]"
+    ));
+    shop.sale("odd").there("Odd").made();
+    shop.reconcile().exits(3).prints(&format!(
+        "{TIME} 2 checked, 0 changed, 1 need attention, 1 failed, [..]"
+    ));
+}
+
+#[test]
+fn json_is_one_object_always() {
+    let shop = Shop::open();
+    let mut report = shop.reconcile().json(0);
+    report["elapsed_ms"] = 12.into();
+    assert_eq!(
+        report,
+        json!({
+            "dry_run": false, "checked": 0, "changes": [], "attention": [], "failures": [],
+            "out_of_window": 0, "requests": 0, "elapsed_ms": 12,
+        })
+    );
+
+    shop.sale("a").redemption("pending").made();
+    shop.sale("b").there("Expired").redemption("pending").made();
+    shop.sale("c")
+        .here("settled")
+        .licensed()
+        .redemption("pending")
+        .made();
+    shop.sale("d").here("settled").there("New").made();
+    shop.sale("e").there("Odd").made();
+    let change =
+        |id: &str, from: &str, to: &str, issued: bool, license: Option<&str>, redemption: &str| {
+            json!({
+                "invoice_id": id, "btcpay_invoice_id": format!("btc-{id}"), "from": from, "to": to,
+                "license_issued": issued, "license_id": license, "redemption": redemption,
+            })
+        };
+    let mut dry = shop.reconcile().flag("--dry-run").json(3);
+    assert_eq!(
+        dry["changes"],
+        json!([
+            change("a", "pending", "settled", true, None, "redeemed"),
+            change("b", "pending", "expired", false, None, "cancelled"),
+            change("c", "settled", "settled", false, Some("lic-c"), "redeemed"),
+        ])
+    );
+    assert_eq!(dry["attention"][0]["invoice_id"], "d");
+    assert_eq!(dry["attention"][0]["btcpay_invoice_id"], "btc-d");
+    assert_eq!(dry["attention"][0]["reason"], "settled_here_not_there");
+    assert_eq!(dry["failures"][0]["invoice_id"], "e");
+    assert_eq!(dry["failures"][0]["btcpay_invoice_id"], "btc-e");
+    assert_eq!((&dry["checked"], &dry["requests"]), (&json!(5), &json!(5)));
+
+    let mut real = shop.reconcile().json(3);
+    let license = shop.query("SELECT id FROM licenses WHERE invoice_id = 'a'");
+    assert_eq!(real["changes"][0]["license_id"], license);
+    for report in [&mut dry, &mut real] {
+        report["changes"][0]["license_id"] = json!(null);
+        report["elapsed_ms"] = json!(null);
+        report["dry_run"] = json!(null);
+    }
+    assert_eq!(dry, real, "a dry run reports what the real one does");
+}
+
+#[test]
+fn json_comes_with_an_early_stop_too() {
+    let shop = Shop::open();
+    let report = shop.reconcile().option("--database", "/nowhere.db").json(1);
+    assert_eq!(report["checked"], 0);
+    assert!(report["error"].as_str().unwrap().contains("/nowhere.db"));
+}
+
+#[test]
+fn what_was_written_before_an_early_stop_is_kept_and_reported() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.sale("b").made();
+    shop.btcpay.fails(
+        "btc-b",
+        crate::btcpay::Fault::Answer(401, "", String::new()),
+    );
+    shop.reconcile()
+        .exits(1)
+        .prints(&format!(
+            "invoice a [..]\n{TIME} 2 checked, 1 changed, [..]; stopped early"
+        ))
+        .warns("error: BTCPay Server refused the API key (401): [..]");
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn foreign_text_cannot_forge_a_line_or_drive_a_terminal() {
+    let shop = Shop::open();
+    shop.sale("a").there("New\u{1b}[2J\nerror: forged").made();
+    shop.sql("UPDATE invoices SET id = 'a' || char(10) || 'b'");
+    shop.reconcile().exits(3).warns(
+        "error: invoice a\\nb (BTCPay invoice btc-a): [..]'New\\u{1b}[2J\\nerror: forged'[..]",
+    );
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_failure() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = shop.reconcile().command().stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_a_failure_that_is_told() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let full = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = shop.reconcile().command().stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("audit_log"));
+    assert_eq!(shop.state("a"), "settled, licensed");
+}

@@ -1,0 +1,355 @@
+//! The one fixture: a shop with its database, made from schema.sql, its BTCPay Server on loopback,
+//! and the built program.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::btcpay::{self, Btcpay};
+
+/// The price of everything, in sats and as BTCPay writes it.
+pub const SATS: i64 = 21_000;
+pub const BTC: &str = "0.00021";
+
+pub struct Shop {
+    pub btcpay: Btcpay,
+    folder: TempDir,
+}
+
+impl Shop {
+    /// Sells `pro` with one policy, and has the discount code LAUNCH.
+    pub fn open() -> Self {
+        let shop = Self {
+            btcpay: Btcpay::start(),
+            folder: TempDir::new().unwrap(),
+        };
+        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.sql");
+        shop.sql(&fs::read_to_string(schema).unwrap());
+        shop.sql(
+            "INSERT INTO products (id, slug, name, price_sats) VALUES ('pro', 'pro', 'Pro', 21000);
+             INSERT INTO policies (id, product_id, name, slug, max_machines, entitlements_json)
+             VALUES ('pro-default', 'pro', 'Standard', 'default', 3, '[\"updates\"]');
+             INSERT INTO discount_codes (id, code, kind, amount, max_uses, used_count)
+             VALUES ('launch', 'LAUNCH', 'percent', 10, 5, 0);",
+        );
+        shop
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.folder.path().join("licenses.db")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn connection(&self) -> Connection {
+        let connection = Connection::open(self.database()).unwrap();
+        // Tests put rows there that a careful service would not.
+        connection
+            .pragma_update(None, "foreign_keys", false)
+            .unwrap();
+        connection
+    }
+
+    pub fn sql(&self, sql: &str) {
+        self.connection().execute_batch(sql).unwrap();
+    }
+
+    /// What a query gives: cells by `|`, rows by new lines, as the sqlite3 shell shows them.
+    #[track_caller]
+    pub fn query(&self, sql: &str) -> String {
+        let connection = self.connection();
+        let mut statement = connection.prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let rows = statement.query_map([], |row| {
+            let cells: Vec<String> = (0..columns)
+                .map(|column| match row.get_ref(column).unwrap() {
+                    ValueRef::Null => "NULL".into(),
+                    ValueRef::Integer(number) => number.to_string(),
+                    ValueRef::Real(number) => number.to_string(),
+                    ValueRef::Text(text) | ValueRef::Blob(text) => {
+                        String::from_utf8_lossy(text).into_owned()
+                    }
+                })
+                .collect();
+            Ok(cells.join("|"))
+        });
+        let rows: Result<Vec<String>, _> = rows.unwrap().collect();
+        rows.unwrap().join("\n")
+    }
+
+    /// A sale of `pro`, made an hour ago and untouched since, pending here and settled in BTCPay.
+    pub fn sale<'a>(&'a self, id: &'a str) -> Sale<'a> {
+        Sale {
+            shop: self,
+            id,
+            here: "pending",
+            there: "Settled",
+            additional: "None",
+            paid: None,
+            redemption: None,
+            licensed: false,
+            created: "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour')",
+            updated: "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour')",
+        }
+    }
+
+    /// How an invoice stands: its status, its license, its redemption, and how often LAUNCH is used.
+    #[track_caller]
+    pub fn state(&self, id: &str) -> String {
+        self.query(&format!(
+            "SELECT i.status || iif(l.id IS NULL, '', ', licensed') || coalesce(', ' || r.status, '')
+                    || coalesce(iif(r.license_id = l.id, ' with it', NULL), '')
+                    || coalesce(', used ' || c.used_count, '')
+               FROM invoices i
+               LEFT JOIN licenses l ON l.invoice_id = i.id
+               LEFT JOIN discount_redemptions r ON r.invoice_id = i.id
+               LEFT JOIN discount_codes c ON c.id = r.code_id
+              WHERE i.id = '{id}'"
+        ))
+    }
+
+    /// Everything in the database, to prove that nothing changed.
+    pub fn everything(&self) -> String {
+        [
+            "products",
+            "policies",
+            "invoices",
+            "licenses",
+            "discount_codes",
+            "discount_redemptions",
+            "audit_log",
+        ]
+        .map(|table| self.query(&format!("SELECT '{table}', * FROM {table}")))
+        .join("\n")
+    }
+
+    /// The program as it is set up for this shop.
+    pub fn reconcile(&self) -> Run {
+        Run::bare()
+            .option("--database", self.database().to_str().unwrap())
+            .option("--btcpay-url", &self.btcpay.url())
+            .option("--store-id", btcpay::STORE)
+            .env("BTCPAY_API_KEY", btcpay::KEY)
+    }
+}
+
+/// A sale to be put into both databases.
+pub struct Sale<'a> {
+    shop: &'a Shop,
+    id: &'a str,
+    here: &'a str,
+    there: &'a str,
+    additional: &'a str,
+    paid: Option<&'a str>,
+    redemption: Option<&'a str>,
+    licensed: bool,
+    created: &'a str,
+    updated: &'a str,
+}
+
+impl<'a> Sale<'a> {
+    pub fn here(mut self, status: &'a str) -> Self {
+        self.here = status;
+        self
+    }
+
+    pub fn there(mut self, status: &'a str) -> Self {
+        self.there = status;
+        self
+    }
+
+    pub fn additional(mut self, status: &'a str, paid: &'a str) -> Self {
+        self.additional = status;
+        self.paid = Some(paid);
+        self
+    }
+
+    /// LAUNCH was used on it, and the redemption is so; a slot is counted unless it is cancelled.
+    pub fn redemption(mut self, status: &'a str) -> Self {
+        self.redemption = Some(status);
+        self
+    }
+
+    pub fn licensed(mut self) -> Self {
+        self.licensed = true;
+        self
+    }
+
+    /// Both in SQL.
+    pub fn created(mut self, sql: &'a str) -> Self {
+        self.created = sql;
+        self
+    }
+
+    pub fn updated(mut self, sql: &'a str) -> Self {
+        self.updated = sql;
+        self
+    }
+
+    pub fn made(self) {
+        let Self {
+            id,
+            here,
+            created,
+            updated,
+            ..
+        } = self;
+        self.shop.sql(&format!(
+            "INSERT INTO invoices (id, btcpay_invoice_id, product_id, status, buyer_email,
+                                   amount_sats, created_at, updated_at)
+             VALUES ('{id}', 'btc-{id}', 'pro', '{here}', '{id}@example.com', {SATS}, {created}, {updated})"
+        ));
+        if self.licensed {
+            self.shop.sql(&format!(
+                "INSERT INTO licenses (id, product_id, invoice_id) VALUES ('lic-{id}', 'pro', '{id}')"
+            ));
+        }
+        if let Some(status) = self.redemption {
+            self.shop.sql(&format!(
+                "INSERT INTO discount_redemptions (id, code_id, invoice_id, status, license_id, created_at, updated_at)
+                 VALUES ('red-{id}', 'launch', '{id}', '{status}',
+                         (SELECT id FROM licenses WHERE invoice_id = '{id}' AND '{status}' = 'redeemed'),
+                         {created}, {updated});
+                 UPDATE discount_codes SET used_count = used_count + ('{status}' <> 'cancelled')"
+            ));
+        }
+        let mut there = btcpay::Invoice::new(&format!("btc-{id}"), self.there, BTC);
+        there.additional = self.additional.into();
+        if let Some(paid) = self.paid {
+            there.paid = paid.into();
+        }
+        self.shop.btcpay.add(there);
+    }
+}
+
+/// A run of the built program, in an environment with nothing in it but what is set here.
+pub struct Run {
+    command: Command,
+}
+
+impl Run {
+    pub fn bare() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reconcile"));
+        command.env_clear().stdin(Stdio::null());
+        Self { command }
+    }
+
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.command.arg(name).arg(value);
+        self
+    }
+
+    pub fn flag(mut self, name: &str) -> Self {
+        self.command.arg(name);
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn command(self) -> Command {
+        self.command
+    }
+
+    #[track_caller]
+    pub fn exits(mut self, code: i32) -> Ran {
+        let output = self.command.output().unwrap();
+        let ran = Ran::new(&self.command, &output);
+        assert_eq!(output.status.code(), Some(code), "{}", ran.told);
+        ran
+    }
+
+    /// The object of `--format json`.
+    #[track_caller]
+    pub fn json(self, code: i32) -> Value {
+        let ran = self.option("--format", "json").exits(code);
+        assert_eq!(ran.stdout.matches('\n').count(), 1, "{}", ran.told);
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.told))
+    }
+}
+
+/// What a run printed.
+pub struct Ran {
+    pub stdout: String,
+    pub stderr: String,
+    /// All about it, for the reader of a failed test.
+    told: String,
+}
+
+impl Ran {
+    fn new(command: &Command, output: &Output) -> Self {
+        let stdout = String::from_utf8(output.stdout.clone()).unwrap();
+        let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+        let told = format!(
+            "{command:?}\n{}\n--- stdout\n{stdout}\n--- stderr\n{stderr}",
+            output.status
+        );
+        Self {
+            stdout,
+            stderr,
+            told,
+        }
+    }
+
+    /// `[..]` stands for anything within a line, as `*` does in a file name.
+    #[track_caller]
+    pub fn prints(self, expected: &str) -> Self {
+        assert!(
+            matches(expected, &self.stdout),
+            "expected on stdout:\n{expected}\ngot: {}",
+            self.told
+        );
+        self
+    }
+
+    #[track_caller]
+    pub fn warns(self, expected: &str) -> Self {
+        assert!(
+            matches(expected, &self.stderr),
+            "expected on stderr:\n{expected}\ngot: {}",
+            self.told
+        );
+        self
+    }
+
+    #[track_caller]
+    pub fn is_silent(self) -> Self {
+        self.prints("").warns("")
+    }
+}
+
+fn matches(expected: &str, found: &str) -> bool {
+    let (expected, found): (Vec<_>, Vec<_>) = (expected.lines().collect(), found.lines().collect());
+    expected.len() == found.len()
+        && expected
+            .iter()
+            .zip(found)
+            .all(|(pattern, line)| line_matches(pattern.trim_start(), line))
+}
+
+fn line_matches(pattern: &str, line: &str) -> bool {
+    let mut parts = pattern.split("[..]");
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else {
+        return false;
+    };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else {
+        return rest.is_empty();
+    };
+    for part in middle {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
