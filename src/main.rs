@@ -1,5 +1,16 @@
 //! `reconcile` brings a licensing service's SQLite database into agreement with BTCPay Server.
 
+// No input may end in a panic.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)]
+
 mod btcpay;
 mod cli;
 mod config;

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "the demo uses a part of it")]
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -247,7 +247,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
             }
             Some(Fault::EndlessBody) => {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n[");
-                while stream.write_all(&[b' '; 65_536]).is_ok() {}
+                while stream.write_all(&[b' '; 4096]).is_ok() {}
                 return;
             }
         };
@@ -266,12 +266,8 @@ fn read_request(stream: &mut TcpStream) -> Option<Request> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
-        match stream.read(&mut byte) {
-            Ok(1) => bytes.push(byte[0]),
-            Ok(_) => return None,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
+        stream.read_exact(&mut byte).ok()?;
+        bytes.extend(byte);
     }
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut headers);
@@ -349,22 +345,14 @@ fn answer(state: &State, request: &Request) -> (u16, String) {
 
 /// A path segment without its percent-encoding.
 fn decoded(segment: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = segment.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let hex = (byte == b'%').then(|| after.get(..2)).flatten();
-        match hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()) {
-            Some(decoded) => {
-                bytes.push(decoded);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
+    let mut parts = segment.split('%');
+    let mut bytes = parts.next().unwrap().as_bytes().to_vec();
+    for part in parts {
+        let (hex, rest) = part.split_at(2);
+        bytes.push(u8::from_str_radix(hex, 16).unwrap());
+        bytes.extend(rest.as_bytes());
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8(bytes).unwrap()
 }
 
 /// Newest first, without a tie-breaker; archived ones only if asked for by their undocumented name.

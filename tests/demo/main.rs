@@ -1,1 +1,160 @@
-fn main() {}
+//! Shows the main job: a shop whose webhooks got lost, the real program run dry and for real, and
+//! the database before and after.
+
+#[path = "../btcpay/mod.rs"]
+mod btcpay;
+
+use std::env;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use btcpay::{Btcpay, Invoice};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const SALES: &str = "
+INSERT INTO products (id, slug, name, price_sats) VALUES ('pro', 'pro', 'Editor Pro', 21000);
+INSERT INTO policies (id, product_id, name, slug, max_machines) VALUES ('std', 'pro', 'Standard', 'default', 3);
+INSERT INTO discount_codes (id, code, kind, amount, used_count) VALUES ('launch', 'LAUNCH', 'percent', 10, 2);
+INSERT INTO invoices (id, btcpay_invoice_id, product_id, buyer_email, amount_sats, status, created_at, updated_at)
+SELECT column1, 'btcpay-' || column1, 'pro', column2, 21000, column3,
+       strftime('%Y-%m-%dT%H:%M:%SZ', 'now', column4), strftime('%Y-%m-%dT%H:%M:%SZ', 'now', column4)
+  FROM (VALUES ('inv-1', 'alice@example.com', 'pending', '-9 hours'),
+               ('inv-2', 'bob@example.com',   'pending', '-7 hours'),
+               ('inv-3', 'carol@example.com', 'settled', '-5 hours'),
+               ('inv-4', 'dave@example.com',  'pending', '-3 hours'),
+               ('inv-5', 'erin@example.com',  'pending', '-5 minutes'));
+INSERT INTO discount_redemptions (id, code_id, invoice_id)
+VALUES ('red-1', 'launch', 'inv-1'), ('red-2', 'launch', 'inv-2');
+";
+
+const SHOWN: &str = "
+SELECT i.id                                                AS invoice,
+       i.buyer_email                                       AS buyer,
+       i.status                                            AS status,
+       iif(l.id IS NULL, '-', substr(l.id, 1, 8) || '...') AS license,
+       coalesce(c.code || ' ' || r.status, '-')            AS discount
+  FROM invoices i
+  LEFT JOIN licenses l ON l.invoice_id = i.id
+  LEFT JOIN discount_redemptions r ON r.invoice_id = i.id
+  LEFT JOIN discount_codes c ON c.id = r.code_id
+ ORDER BY i.id";
+
+fn main() -> ExitCode {
+    match demonstrate() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demonstrate() -> Result<()> {
+    let program = build_program()?;
+    let folder = TempDir::new()?;
+    let database = folder.path().join("licenses.db");
+    let shop = Connection::open(&database)?;
+    shop.execute_batch(include_str!("../../schema.sql"))?;
+    shop.execute_batch(SALES)?;
+    let btcpay = server();
+
+    println!(
+        "A shop lost its webhooks. In BTCPay Server, Alice and Carol have paid, Bob has not, Dave\n\
+         paid after the invoice had expired, and Erin is still at the checkout. The shop's database:\n"
+    );
+    show(&shop)?;
+    run(&program, &["--dry-run"], &database, &btcpay)?;
+    println!("A dry run writes nothing. Now for real:\n");
+    run(&program, &[], &database, &btcpay)?;
+    println!("The database afterwards:\n");
+    show(&shop)?;
+    println!("Nothing is left to do, so the next run is silent:\n");
+    run(&program, &[], &database, &btcpay)
+}
+
+fn server() -> Btcpay {
+    let btcpay = Btcpay::start();
+    for (id, status) in [
+        ("inv-1", "Settled"),
+        ("inv-2", "Expired"),
+        ("inv-3", "Settled"),
+        ("inv-4", "Expired"),
+        ("inv-5", "New"),
+    ] {
+        btcpay.add(Invoice::new(&format!("btcpay-{id}"), status, "0.00021"));
+    }
+    btcpay.change("btcpay-inv-4", |invoice| {
+        invoice.additional = "PaidLate".into();
+        invoice.paid = "0.00021".into();
+    });
+    btcpay
+}
+
+/// Cargo does not build a package's program for its example.
+fn build_program() -> Result<PathBuf> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
+    cargo.args(["build", "--quiet", "--bin", "reconcile"]);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    if !cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()?
+        .success()
+    {
+        return Err("the program could not be built".into());
+    }
+    let this = env::current_exe()?;
+    let profile = this.parent().and_then(Path::parent);
+    Ok(profile
+        .ok_or("where is this example?")?
+        .join(format!("reconcile{}", env::consts::EXE_SUFFIX)))
+}
+
+fn run(program: &Path, options: &[&str], database: &Path, btcpay: &Btcpay) -> Result<()> {
+    println!("$ {}", [&["reconcile"], options].concat().join(" "));
+    let status = Command::new(program)
+        .args(options)
+        .env_clear()
+        .env("RECONCILE_DATABASE", database)
+        .env("BTCPAY_URL", btcpay.url())
+        .env("BTCPAY_STORE_ID", btcpay::STORE)
+        .env("BTCPAY_API_KEY", btcpay::KEY)
+        .status()?;
+    println!();
+    if !status.success() {
+        return Err(format!("reconcile ended with {status}").into());
+    }
+    Ok(())
+}
+
+/// The shop's sales, in columns.
+fn show(shop: &Connection) -> Result<()> {
+    let mut statement = shop.prepare(SHOWN)?;
+    let header: Vec<String> = statement.column_names().map(String::from).collect();
+    let columns = header.len();
+    let rows = statement.query_map([], |row| {
+        (0..columns).map(|column| row.get(column)).collect()
+    })?;
+    let mut lines = vec![header];
+    for row in rows {
+        lines.push(row?);
+    }
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max();
+    for line in &lines {
+        let cells = line.iter().enumerate();
+        let text: Vec<String> = cells
+            .map(|(column, cell)| format!("{cell:<0$}", width(column).unwrap_or(0)))
+            .collect();
+        println!("  {}", text.join("  ").trim_end());
+    }
+    let used: i64 = shop.query_row("SELECT used_count FROM discount_codes", [], |row| {
+        row.get(0)
+    })?;
+    println!("\n  slots of LAUNCH in use: {used}\n");
+    Ok(())
+}
