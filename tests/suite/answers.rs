@@ -145,7 +145,7 @@ fn whether_the_key_is_bad_may_stay_open() {
     for id in ["a", "b"] {
         shop.sale(id).made();
         shop.btcpay.change(&format!("btc-{id}"), |invoice| {
-            invoice.store_id = "another".into()
+            invoice.store_id = "another".into();
         });
     }
     shop.btcpay.fails("list", html(502));
@@ -269,6 +269,6 @@ fn an_invoice_that_nobody_sold_is_none_of_its_business() {
     shop.btcpay
         .add(btcpay::Invoice::new("btc-web-shop", "Settled", BTC));
     let before = shop.everything();
-    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().exits(0).says_nothing();
     assert_eq!(shop.everything(), before);
 }

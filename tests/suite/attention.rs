@@ -111,7 +111,7 @@ fn recheck_tells_of_closed_invoices_too_and_changes_nothing() {
         .additional("PaidLate", "0.00021")
         .made();
     let before = shop.everything();
-    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().exits(0).says_nothing();
     shop.reconcile().flag("--recheck").exits(0).warns(
         "warning: invoice late: paid_late: 0.00021 BTC arrived after it expired. To accept the sale, \
          mark it settled in BTCPay and the next --recheck issues the license; else refund the buyer: [..]",
@@ -175,7 +175,7 @@ fn an_amount_as_a_json_number_is_exact_too() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.btcpay.change("btc-a", |invoice| {
-        invoice.amount = serde_json::json!(0.00021)
+        invoice.amount = serde_json::json!(0.00021);
     });
     shop.reconcile().exits(0).warns("");
 }

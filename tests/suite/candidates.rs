@@ -24,7 +24,7 @@ fn nobody_is_asked_when_there_is_nothing_to_ask() {
         .there("Expired")
         .redemption("cancelled")
         .made();
-    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().exits(0).says_nothing();
     assert_eq!(asked(&shop), [""; 0]);
 }
 

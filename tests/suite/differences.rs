@@ -406,7 +406,7 @@ fn closed_invoices_are_left_alone_unless_told_to() {
         .here("invalid")
         .redemption("cancelled")
         .made();
-    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().exits(0).says_nothing();
     assert_eq!(shop.btcpay.requests(), [""; 0]);
     assert_eq!(shop.state("expired"), "expired");
 }

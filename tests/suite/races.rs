@@ -28,9 +28,9 @@ fn where_the_service_was_faster_it_is_let_be() {
         let shop = Shop::open();
         shop.sale("a").redemption("pending").made();
         meanwhile(&shop, "a", move |service| {
-            service.execute_batch(sql).unwrap()
+            service.execute_batch(sql).unwrap();
         });
-        shop.reconcile().exits(0).is_silent();
+        shop.reconcile().exits(0).says_nothing();
         assert_eq!(shop.state("a"), after, "{sql}");
         assert_eq!(shop.query("SELECT count(*) FROM licenses, audit_log"), "0");
     }
@@ -68,7 +68,7 @@ fn all_that_came_in_between_is_nothing_left_to_do() {
             )
             .unwrap();
     });
-    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().exits(0).says_nothing();
     assert_eq!(shop.query("SELECT count(*) FROM audit_log"), "0");
 }
 

@@ -10,10 +10,10 @@ const TIME: &str = "20[..]-[..]-[..]T[..]:[..]:[..]Z";
 #[test]
 fn a_run_with_nothing_to_say_says_nothing() {
     let shop = Shop::open();
-    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().exits(0).says_nothing();
     shop.sale("open").there("New").made();
     shop.sale("old").created("'2020-01-01T00:00:00Z'").made();
-    shop.reconcile().exits(0).is_silent();
+    shop.reconcile().exits(0).says_nothing();
     shop.reconcile().flag("-v").exits(0).prints(&format!(
         "{TIME} 1 checked, 0 changed, 0 need attention, 0 failed, 1 pending too old to ask about; \
          1 requests in [..] ms"

@@ -322,7 +322,7 @@ impl Ran {
     }
 
     #[track_caller]
-    pub fn is_silent(self) -> Self {
+    pub fn says_nothing(self) -> Self {
         self.prints("").warns("")
     }
 }
