@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail, ensure};
-use rusqlite::{ErrorCode, Params, Row, Savepoint, Transaction, TransactionBehavior, named_params};
+use anyhow::{Context, anyhow, bail};
+use rusqlite::{ErrorCode, Savepoint, Transaction, TransactionBehavior, named_params};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::invoice_row::{column_value, read_invoice};
+use super::new_license::NewLicense;
 use super::{Access, Database, in_words, time_text};
 use crate::decide::{Change, Redeem};
 use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus};
@@ -153,7 +154,9 @@ impl Writing<'_> {
                 redemption,
             } => Ok(Owed {
                 to: LocalStatus::Settled,
-                license: issue_license.then(|| self.terms(invoice)).transpose()?,
+                license: issue_license
+                    .then(|| NewLicense::read(&self.transaction, &invoice.id, self.now))
+                    .transpose()?,
                 redemption: redemption
                     .map(|redeem| {
                         let slots = match redeem {
@@ -175,89 +178,6 @@ impl Writing<'_> {
                     .transpose()?,
             }),
         }
-    }
-
-    /// The terms of the license that the invoice's buyer bought.
-    fn terms(&self, invoice: &Invoice) -> anyhow::Result<Terms> {
-        let (product_id, policy_id) = self
-            .transaction
-            .prepare_cached("SELECT product_id, policy_id FROM invoices WHERE id = ?1")?
-            .query_and_then([&invoice.id.0], |row| {
-                anyhow::Ok((
-                    column_value::<String>(row, "product_id")?,
-                    column_value::<Option<String>>(row, "policy_id")?,
-                ))
-            })?
-            .next()
-            .context("its row is gone")??;
-        if let Some(policy_id) = policy_id {
-            return self
-                .policy(OWN_POLICY, [&policy_id])?
-                .with_context(|| {
-                    format!("its policy {policy_id} does not exist; restore it or set another")
-                })
-                .and_then(|policy| {
-                    ensure!(
-                        policy.product_id == product_id,
-                        "its policy {policy_id} belongs to another product; correct policy_id"
-                    );
-                    self.terms_of(policy)
-                });
-        }
-        match self.policy(PRODUCTS_POLICY, [&product_id])? {
-            Some(policy) => self.terms_of(policy),
-            None => Ok(Terms {
-                policy_id: None,
-                expires_at: None,
-                grace_seconds: 0,
-                max_machines: 1,
-                entitlements_json: "[]".into(),
-                is_trial: 0,
-            }),
-        }
-    }
-
-    fn policy(&self, sql: &str, params: impl Params) -> anyhow::Result<Option<Policy>> {
-        let mut statement = self.transaction.prepare_cached(sql)?;
-        let mut rows = statement.query(params)?;
-        rows.next()?
-            .map(|row| read_policy(row).context("its policy's row cannot be used"))
-            .transpose()
-    }
-
-    fn terms_of(&self, policy: Policy) -> anyhow::Result<Terms> {
-        let name = &policy.id;
-        serde_json::from_str::<Vec<String>>(&policy.entitlements_json)
-            .ok()
-            .with_context(|| {
-                format!(
-                    "its policy {name} has entitlements that are no JSON array of strings; \
-                     correct entitlements_json"
-                )
-            })?;
-        let expires_at = match policy.duration_seconds {
-            0 => None,
-            seconds => Some(
-                Some(seconds)
-                    .filter(|seconds| *seconds > 0)
-                    .and_then(|seconds| self.now.checked_add(seconds))
-                    .and_then(time_text)
-                    .with_context(|| {
-                        format!(
-                            "its policy {name} lasts {seconds} seconds, which gives no date; \
-                             correct duration_seconds (0 is for ever)"
-                        )
-                    })?,
-            ),
-        };
-        Ok(Terms {
-            policy_id: Some(policy.id),
-            expires_at,
-            grace_seconds: policy.grace_seconds,
-            max_machines: policy.max_machines,
-            entitlements_json: policy.entitlements_json,
-            is_trial: policy.is_trial,
-        })
     }
 
     /// The invoice's redemption on its way to `moved`, which changes the used slots of its code by
@@ -349,7 +269,7 @@ fn concerns_the_file(error: &rusqlite::Error) -> bool {
 /// A [`Change`] with all that it takes to write it.
 struct Owed {
     to: LocalStatus,
-    license: Option<Terms>,
+    license: Option<NewLicense>,
     redemption: Option<OwedRedemption>,
 }
 
@@ -361,62 +281,26 @@ struct OwedRedemption {
     used_count: Option<i64>,
 }
 
-struct Policy {
-    id: String,
-    product_id: String,
-    duration_seconds: i64,
-    grace_seconds: i64,
-    max_machines: i64,
-    entitlements_json: String,
-    is_trial: i64,
-}
-
-/// What a license grants, and until when.
-struct Terms {
-    policy_id: Option<String>,
-    expires_at: Option<String>,
-    grace_seconds: i64,
-    max_machines: i64,
-    entitlements_json: String,
-    is_trial: i64,
-}
-
 const REREAD: &str = concat!(select_invoice!(), "WHERE invoices.id = ?1");
 
-const OWN_POLICY: &str = "
-SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial
-  FROM policies
- WHERE id = ?1";
-
-const PRODUCTS_POLICY: &str = "
-SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial
-  FROM policies
- WHERE product_id = ?1
-   AND active
- ORDER BY slug = 'default' DESC, name, id
- LIMIT 1";
-
-fn read_policy(row: &Row) -> anyhow::Result<Policy> {
-    Ok(Policy {
-        id: column_value(row, "id")?,
-        product_id: column_value(row, "product_id")?,
-        duration_seconds: column_value(row, "duration_seconds")?,
-        grace_seconds: column_value(row, "grace_seconds")?,
-        max_machines: column_value(row, "max_machines")?,
-        entitlements_json: column_value(row, "entitlements_json")?,
-        is_trial: column_value(row, "is_trial")?,
-    })
-}
+#[cfg(test)]
+pub const QUERIES: [&str; 5] = [
+    REREAD,
+    ISSUE_LICENSE,
+    SET_STATUS,
+    MOVE_REDEMPTION,
+    COUNT_USES,
+];
 
 /// The WHERE after the conflict target lets a partial unique index do; a full one ignores it.
+/// Plain VALUES: for a SELECT, SQLite would look through all redemptions for ones that wait for
+/// this license's id.
 pub const ISSUE_LICENSE: &str = "
 INSERT INTO licenses (
-         id,  product_id, invoice_id,  policy_id,  status,   issued_at,  expires_at,
-         grace_seconds,  max_machines,  entitlements_json,  is_trial,  buyer_email,  metadata_json)
-SELECT  :id,  product_id, id,         :policy_id,  'active', :now,       :expires_at,
-        :grace_seconds, :max_machines, :entitlements_json, :is_trial,  buyer_email, :metadata_json
-  FROM invoices
- WHERE id = :invoice_id
+          id,  product_id,  invoice_id,  policy_id,  status,   issued_at,  expires_at,
+          grace_seconds,  max_machines,  entitlements_json,  is_trial,  buyer_email,  metadata_json)
+VALUES (:id, :product_id, :invoice_id, :policy_id,  'active', :now,       :expires_at,
+         :grace_seconds, :max_machines, :entitlements_json, :is_trial, :buyer_email, :metadata_json)
     ON CONFLICT (invoice_id) WHERE invoice_id IS NOT NULL DO NOTHING";
 
 const SET_STATUS: &str = "
@@ -488,20 +372,22 @@ fn write_all(
         )?;
     }
     let license_id = applied.license_id.as_ref().map(|id| &id.0);
-    if let (Some(terms), Some(license_id)) = (&owed.license, license_id) {
+    if let (Some(license), Some(license_id)) = (&owed.license, license_id) {
         write(
             "the license",
             ISSUE_LICENSE,
             named_params! {
                 ":id": license_id,
+                ":product_id": license.product_id,
                 ":invoice_id": invoice.id.0,
-                ":policy_id": terms.policy_id,
+                ":buyer_email": license.buyer_email,
+                ":policy_id": license.terms.policy_id,
                 ":now": now,
-                ":expires_at": terms.expires_at,
-                ":grace_seconds": terms.grace_seconds,
-                ":max_machines": terms.max_machines,
-                ":entitlements_json": terms.entitlements_json,
-                ":is_trial": terms.is_trial,
+                ":expires_at": license.terms.expires_at,
+                ":grace_seconds": license.terms.grace_seconds,
+                ":max_machines": license.terms.max_machines,
+                ":entitlements_json": license.terms.entitlements_json,
+                ":is_trial": license.terms.is_trial,
                 ":metadata_json": json!({
                     "source": "reconcile",
                     "btcpay_invoice_id": invoice.btcpay_id,

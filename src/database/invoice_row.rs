@@ -50,7 +50,7 @@ macro_rules! select_invoice {
                CASE WHEN invoices.status = 'settled' AND licenses.id IS NULL THEN (
                  SELECT gift.id
                    FROM licenses AS gift
-                  WHERE gift.invoice_id IS NULL
+                  WHERE likely(gift.invoice_id IS NULL)
                     AND gift.product_id = invoices.product_id
                     AND gift.buyer_email = invoices.buyer_email COLLATE NOCASE
                     AND (",

@@ -19,6 +19,7 @@ mod invoice_row;
 mod apply;
 mod candidates;
 mod contract;
+mod new_license;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -156,4 +157,42 @@ fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
 fn time_text(unix_seconds: i64) -> Option<String> {
     let time = jiff::Timestamp::from_second(unix_seconds).ok()?;
     Some(time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The plan of `sql` in a database made from schema.sql.
+    fn plan(sql: &str) -> String {
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch(include_str!("../../schema.sql"))
+            .unwrap();
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap();
+        let steps = statement
+            .raw_query()
+            .mapped(|row| row.get::<_, String>("detail"));
+        steps.collect::<Result<Vec<_>, _>>().unwrap().join("\n")
+    }
+
+    #[test]
+    fn no_query_reads_every_invoice_or_license() {
+        for sql in candidates::QUERIES
+            .iter()
+            .chain(&apply::QUERIES)
+            .chain(&new_license::QUERIES)
+        {
+            let plan = plan(sql);
+            // The index of pending redemptions alone is meant to be read from end to end.
+            let plan = plan.replace(
+                "SCAN discount_redemptions USING COVERING INDEX discount_redemptions_pending",
+                "",
+            );
+            assert!(!plan.contains("SCAN"), "{sql}\n{plan}");
+            assert!(!plan.contains("BLOOM FILTER"), "{sql}\n{plan}");
+        }
+    }
 }
