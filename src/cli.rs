@@ -46,6 +46,10 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_age_hours: u32,
 
+    /// End the run after so many seconds, whatever is left to ask; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 50)]
+    pub deadline: u32,
+
     /// The report's form
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,

@@ -22,6 +22,8 @@ pub struct Config {
     pub api_key: ApiKey,
     pub recheck: bool,
     pub max_age_seconds: i64,
+    /// How long the run may take; 0 for any time.
+    pub deadline_seconds: u32,
     pub format: Format,
     /// Whether a run that has nothing to say says so.
     pub tell_nothing: bool,
@@ -54,6 +56,7 @@ impl Config {
             api_key: api_key(cli.api_key_file)?,
             recheck: cli.recheck,
             max_age_seconds: i64::from(cli.max_age_hours) * 3600,
+            deadline_seconds: cli.deadline,
             format: cli.format,
             tell_nothing: terminal || cli.verbose > 0,
         })

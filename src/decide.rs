@@ -209,6 +209,7 @@ mod tests {
             btcpay_id: BtcpayInvoiceId("there".into()),
             status,
             amount_sats: 21_000,
+            created: 1_795_000_000,
             license,
             redemption,
         }

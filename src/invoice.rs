@@ -12,7 +12,7 @@ use serde::Serialize;
 pub struct InvoiceId(pub String);
 
 /// BTCPay Server's id of the same invoice (`invoices.btcpay_invoice_id`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct BtcpayInvoiceId(pub String);
 
@@ -164,6 +164,8 @@ pub struct Invoice {
     pub btcpay_id: BtcpayInvoiceId,
     pub status: LocalStatus,
     pub amount_sats: i64,
+    /// Unix seconds.
+    pub created: i64,
     pub license: License,
     pub redemption: Option<Redemption>,
 }

@@ -11,16 +11,20 @@
     )
 )]
 
+mod ask;
 mod btcpay;
 mod cli;
 mod config;
 mod database;
+mod deadline;
 mod decide;
 mod invoice;
+mod reconcile;
 mod report;
 mod run;
+mod sweep;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -57,18 +61,13 @@ fn run_to_the_end(cli: Cli) -> Exit {
 }
 
 fn print(report: &Report, config: &Config) -> Result<()> {
-    let text = match config.format {
-        Format::Json => report.json()? + "\n",
-        Format::Text => {
-            let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())?;
-            report.text(&now.to_string(), config.tell_nothing)
-        }
+    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())?;
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let written = match config.format {
+        Format::Json => report.write_json(&mut stdout),
+        Format::Text => report.write_text(&mut stdout, &now.to_string(), config.tell_nothing),
     };
-    let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match written.and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context(
             "could not write the report to stdout; what it would have said is in the database's \
              audit_log",

@@ -1,7 +1,8 @@
 //! What a run did, as a value; stdout's text and JSON, stderr's lines and the exit code all follow
 //! from it.
 
-use std::fmt::{self, Write};
+use std::fmt;
+use std::io::{self, Write};
 
 use log::{error, warn};
 use reqwest::Url;
@@ -22,6 +23,9 @@ pub struct Report {
     pub failures: Vec<Failed>,
     /// Pending invoices too old to be asked about.
     pub out_of_window: u32,
+    /// Invoices that a run which stopped early did not come to.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub not_asked: u64,
     pub requests: u64,
     pub elapsed_ms: u128,
     /// Why the run stopped early.
@@ -73,6 +77,7 @@ impl Report {
             attention: Vec::new(),
             failures: Vec::new(),
             out_of_window: 0,
+            not_asked: 0,
             requests: 0,
             elapsed_ms: 0,
             error: None,
@@ -97,6 +102,11 @@ impl Report {
             btcpay_invoice_id: btcpay_id,
             error: format!("{error:#}"),
         });
+    }
+
+    /// Takes the last `count` failures back: what stops the run says the same, once.
+    pub fn forget_failures(&mut self, count: usize) {
+        self.failures.truncate(self.failures.len() - count);
     }
 
     /// `btcpay_url` is where the merchant looks the invoice up.
@@ -125,26 +135,31 @@ impl Report {
         }
     }
 
-    /// The object of `--format json`, on one line.
-    pub fn json(&self) -> serde_json::Result<String> {
-        serde_json::to_string(self)
+    /// Writes the object of `--format json`, on one line.
+    pub fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        writeln!(out)
     }
 
-    /// A line a change and a summary that begins with `time`; nothing where there is nothing to
-    /// say, unless `tell_nothing`.
-    pub fn text(&self, time: &str, tell_nothing: bool) -> String {
-        let mut text = String::new();
+    /// Writes a line a change and a summary that begins with `time`; nothing where there is nothing
+    /// to say, unless `tell_nothing`.
+    pub fn write_text(
+        &self,
+        out: &mut impl Write,
+        time: &str,
+        tell_nothing: bool,
+    ) -> io::Result<()> {
         let silent =
             self.changes.is_empty() && self.attention.is_empty() && self.failures.is_empty();
         if silent && (!tell_nothing || self.error.is_some()) {
-            return text;
+            return Ok(());
         }
         let mood = if self.dry_run { "dry run: " } else { "" };
         for change in &self.changes {
-            let _ = writeln!(text, "{mood}{}", escaped(&change.line()));
+            writeln!(out, "{mood}{}", escaped(&change.line()))?;
         }
-        let _ = writeln!(
-            text,
+        writeln!(
+            out,
             "{time} {mood}{} checked, {} changed, {} need attention, {} failed, {} pending too \
              old to ask about; {} requests in {} ms{}",
             self.checked,
@@ -154,13 +169,12 @@ impl Report {
             self.out_of_window,
             self.requests,
             self.elapsed_ms,
-            if self.error.is_some() {
-                "; stopped early"
-            } else {
-                ""
+            match (&self.error, self.not_asked) {
+                (None, _) => String::new(),
+                (Some(_), 0) => "; stopped early".into(),
+                (Some(_), left) => format!("; stopped early, {left} not asked about"),
             },
-        );
-        text
+        )
     }
 
     /// Tells stderr what needs a person.
@@ -297,6 +311,11 @@ impl fmt::Display for Amount<'_> {
             None => f.write_str("no set amount"),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// One line of text with nothing in it that moves a terminal or starts another line.

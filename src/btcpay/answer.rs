@@ -43,24 +43,44 @@ pub fn parse(body: &[u8], id: &BtcpayInvoiceId, store_id: &str) -> Result<Answer
         "BTCPay Server answered about another invoice, {}",
         json.id
     );
-    ensure!(
-        json.store_id == store_id,
-        "BTCPay Server answered about another store's invoice, {}",
-        json.store_id
-    );
-    Ok(Answer {
-        status: status(&json.status)?,
-        additional: additional(json.additional_status.as_deref()),
-        money: Money {
-            currency: json.currency.into_owned(),
-            amount: json.amount.map(decimal).transpose().context("amount")?,
-            paid: json
-                .paid_amount
-                .map(decimal)
-                .transpose()
-                .context("paidAmount")?,
-        },
-    })
+    json.answer(store_id)
+}
+
+/// How many invoices are on a page of the store's list, and the answers of those that can be
+/// understood.
+///
+/// # Errors
+///
+/// It is no list.
+pub fn parse_page(body: &[u8], store_id: &str) -> Result<(usize, Vec<(BtcpayInvoiceId, Answer)>)> {
+    let rows: Vec<&RawValue> =
+        serde_json::from_slice(body).context("BTCPay Server's answer is no list")?;
+    let answers = rows.iter().filter_map(|row| {
+        let json: InvoiceJson = serde_json::from_str(row.get()).ok()?;
+        let id = BtcpayInvoiceId(json.id.to_string());
+        Some((id, json.answer(store_id).ok()?))
+    });
+    Ok((rows.len(), answers.collect()))
+}
+
+impl InvoiceJson<'_> {
+    fn answer(self, store_id: &str) -> Result<Answer> {
+        ensure!(
+            self.store_id == store_id,
+            "BTCPay Server answered about another store's invoice, {}",
+            self.store_id
+        );
+        let amount = |json: Option<&RawValue>| json.map(decimal).transpose();
+        Ok(Answer {
+            status: status(&self.status)?,
+            additional: additional(self.additional_status.as_deref()),
+            money: Money {
+                amount: amount(self.amount).context("amount")?,
+                paid: amount(self.paid_amount).context("paidAmount")?,
+                currency: self.currency.into_owned(),
+            },
+        })
+    }
 }
 
 /// `Complete` is what old servers call Settled.

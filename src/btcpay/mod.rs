@@ -6,19 +6,28 @@
 mod answer;
 
 use std::io::Read;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Error, anyhow};
+use log::debug;
 use reqwest::blocking::Client;
-use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{StatusCode, Url, redirect};
 
+use crate::deadline::Deadline;
 use crate::invoice::{Answer, BtcpayInvoiceId};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// From the start of connecting to the end of the body.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const BODY_LIMIT: u64 = 32 * 1024 * 1024;
+
+const TRIES: u32 = 3;
+/// Doubled for each further try, and stretched by chance up to twofold.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+/// A server that asks for more is left alone until the next run.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// How much of an unexpected body is quoted, in characters.
 const QUOTED: usize = 200;
@@ -36,15 +45,17 @@ impl ApiKey {
     }
 }
 
-/// Why BTCPay Server gave no answer on an invoice.
+/// Why BTCPay Server gave no answer.
 #[derive(Debug)]
 pub enum AskError {
-    /// This invoice's trouble; others may be answered.
-    Invoice(Error),
-    /// No connection was to be had.
-    Unreachable(Error),
-    /// Every other invoice would meet it too.
-    Run(Error),
+    /// What came is no answer to this question; others may be answered.
+    Refused(Error),
+    /// Nothing came however often it was tried, or only the word to try again.
+    Unanswered(Error),
+    /// Every other request would meet it too.
+    Fatal(Error),
+    /// The run's time is over.
+    Deadline(Error),
 }
 
 /// One store of a BTCPay Server.
@@ -53,8 +64,10 @@ pub struct Btcpay {
     base: Url,
     store_id: String,
     key: ApiKey,
+    deadline: Deadline,
     key_check: Option<KeyCheck>,
     requests: u64,
+    connected: bool,
 }
 
 /// What the store's list of invoices said of the key.
@@ -67,7 +80,25 @@ enum KeyCheck {
 struct Response {
     status: StatusCode,
     location: Option<String>,
+    retry_after: Option<Duration>,
     body: Vec<u8>,
+}
+
+/// Which invoices a page of the store's list is to show.
+#[derive(Debug, Clone, Copy)]
+pub struct Page {
+    /// Unix seconds, inclusive, of BTCPay Server's clock.
+    pub created_from: i64,
+    pub created_to: i64,
+    pub skip: usize,
+    pub take: usize,
+}
+
+/// What a page of the store's list showed.
+pub struct Shown {
+    /// How many invoices were on the page, readable or not.
+    pub count: usize,
+    pub answers: Vec<(BtcpayInvoiceId, Answer)>,
 }
 
 impl Btcpay {
@@ -77,24 +108,33 @@ impl Btcpay {
     /// # Errors
     ///
     /// TLS cannot be set up: the system trusts nobody.
-    pub fn new(base: Url, store_id: String, key: ApiKey) -> anyhow::Result<Self> {
-        let client = Client::builder()
+    pub fn new(
+        base: Url,
+        store_id: String,
+        key: ApiKey,
+        deadline: Deadline,
+    ) -> anyhow::Result<Self> {
+        let mut client = Client::builder()
             .user_agent(concat!("reconcile/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_LIMIT)
             .timeout(None)
-            .redirect(redirect::Policy::none())
-            .build()
-            .context(
+            .redirect(redirect::Policy::none());
+        if base.scheme() == "http" {
+            // Whom to trust is then of no use, and a small container may not have it.
+            client = client.tls_certs_only([]);
+        }
+        Ok(Self {
+            client: client.build().context(
                 "could not set up TLS: install the system's certificates (Debian's package \
                  ca-certificates), or name a file of them in SSL_CERT_FILE",
-            )?;
-        Ok(Self {
-            client,
+            )?,
             base,
             store_id,
             key,
+            deadline,
             key_check: None,
             requests: 0,
+            connected: false,
         })
     }
 
@@ -103,33 +143,64 @@ impl Btcpay {
         self.requests
     }
 
+    /// Whether there ever was a connection.
+    pub fn connected(&self) -> bool {
+        self.connected
+    }
+
     /// Asks for one invoice.
     ///
     /// # Errors
     ///
     /// See [`AskError`].
     pub fn invoice(&mut self, id: &BtcpayInvoiceId) -> Result<Answer, AskError> {
-        let response = self.get(self.address(Some(id)))?;
+        let response = self.get(&self.address(Some(id)), REQUEST_LIMIT)?;
         match response.status {
             StatusCode::OK => answer::parse(&response.body, id, &self.store_id).map_err(|error| {
-                AskError::Invoice(if is_web_page(&response.body) {
+                AskError::Refused(if is_web_page(&response.body) {
                     anyhow!("got a web page instead of an invoice: {ANOTHER_SERVER}")
                 } else {
                     error
                 })
             }),
-            StatusCode::UNAUTHORIZED => Err(AskError::Run(key_refused())),
+            StatusCode::UNAUTHORIZED => Err(key_refused()),
             StatusCode::NOT_FOUND if answer::says_invoice_not_found(&response.body) => {
-                Err(AskError::Invoice(not_to_be_had(response.status)))
+                Err(not_to_be_had(response.status))
             }
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => match self.check_key()? {
-                KeyCheck::Good => Err(AskError::Invoice(not_to_be_had(response.status))),
-                KeyCheck::Unclear => Err(AskError::Invoice(unexpected(&response).context(
+                KeyCheck::Good => Err(not_to_be_had(response.status)),
+                KeyCheck::Unclear => Err(AskError::Refused(unexpected(&response).context(
                     "not to be had, and whether that is the key's fault could not be told",
                 ))),
             },
-            _ => Err(AskError::Invoice(unexpected(&response))),
+            _ => Err(AskError::Refused(unexpected(&response))),
         }
+    }
+
+    /// Asks for a page of the store's list, archived invoices included. What is on it is read one
+    /// by one: an invoice that cannot be understood is only not shown.
+    ///
+    /// # Errors
+    ///
+    /// See [`AskError`].
+    pub fn page(&mut self, page: Page) -> Result<Shown, AskError> {
+        let query = [
+            ("startDate", page.created_from.to_string()),
+            ("endDate", page.created_to.to_string()),
+            ("includeArchived", "true".into()),
+            ("skip", page.skip.to_string()),
+            ("take", page.take.to_string()),
+        ];
+        // A server too weak for its list must leave time to ask for single invoices.
+        let limit = self.deadline.shrink(REQUEST_LIMIT * 5) / 5;
+        let response = self.list(&query, limit)?;
+        if response.status != StatusCode::OK {
+            return Err(AskError::Refused(unexpected(&response)));
+        }
+        let (count, answers) =
+            answer::parse_page(&response.body, &self.store_id).map_err(AskError::Refused)?;
+        self.key_check = Some(KeyCheck::Good);
+        Ok(Shown { count, answers })
     }
 
     /// Whether the key opens the store's invoices at all, which a refused invoice does not tell.
@@ -138,35 +209,40 @@ impl Btcpay {
         if let Some(known) = self.key_check {
             return Ok(known);
         }
-        let mut list = self.address(None);
-        list.set_query(Some("take=1"));
-        let check = match self.get(list) {
-            Ok(response) => match response.status {
-                StatusCode::OK if answer::is_list(&response.body) => KeyCheck::Good,
-                StatusCode::UNAUTHORIZED => return Err(AskError::Run(key_refused())),
-                StatusCode::FORBIDDEN => {
-                    return Err(AskError::Run(anyhow!(
-                        "BTCPay Server does not let this API key see the invoices of the store \
-                         {} (403): correct --store-id, or give the key the permission 'View \
-                         invoices' (btcpay.store.canviewinvoices) for this store",
-                        self.store_id
-                    )));
-                }
-                StatusCode::NOT_FOUND => {
-                    return Err(AskError::Run(anyhow!(
-                        "there is no store {} at {} (404): correct --store-id, or --btcpay-url if \
-                         BTCPay Server lives under another path",
-                        self.store_id,
-                        self.base
-                    )));
-                }
-                _ => KeyCheck::Unclear,
-            },
-            Err(AskError::Invoice(_)) => KeyCheck::Unclear,
+        let check = match self.list(&[("take", "1".into())], REQUEST_LIMIT) {
+            Ok(response)
+                if response.status == StatusCode::OK && answer::is_list(&response.body) =>
+            {
+                KeyCheck::Good
+            }
+            Ok(_) | Err(AskError::Refused(_) | AskError::Unanswered(_)) => KeyCheck::Unclear,
             Err(other) => return Err(other),
         };
         self.key_check = Some(check);
         Ok(check)
+    }
+
+    /// Asks for the store's list. A refusal is the key's fault, the store id's or the address's.
+    fn list(&mut self, query: &[(&str, String)], limit: Duration) -> Result<Response, AskError> {
+        let mut url = self.address(None);
+        url.query_pairs_mut().extend_pairs(query);
+        let response = self.get(&url, limit)?;
+        match response.status {
+            StatusCode::UNAUTHORIZED => Err(key_refused()),
+            StatusCode::FORBIDDEN => Err(AskError::Fatal(anyhow!(
+                "BTCPay Server does not let this API key see the invoices of the store {} (403): \
+                 correct --store-id, or give the key the permission 'View invoices' \
+                 (btcpay.store.canviewinvoices) for this store",
+                self.store_id
+            ))),
+            StatusCode::NOT_FOUND => Err(AskError::Fatal(anyhow!(
+                "there is no store {} at {} (404): correct --store-id, or --btcpay-url if BTCPay \
+                 Server lives under another path",
+                self.store_id,
+                self.base
+            ))),
+            _ => Ok(response),
+        }
     }
 
     /// Of one invoice, or of the store's list.
@@ -180,73 +256,147 @@ impl Btcpay {
         url
     }
 
-    fn get(&mut self, url: Url) -> Result<Response, AskError> {
-        self.requests += 1;
-        let mut response = self
-            .client
-            .get(url)
-            .header(AUTHORIZATION, self.key.0.clone())
-            .timeout(REQUEST_LIMIT)
-            .send()
-            .map_err(|error| self.no_response(error))?;
-        let status = response.status();
-        let location = response
-            .headers()
-            .get(LOCATION)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let mut body = Vec::new();
-        response
-            .by_ref()
-            .take(BODY_LIMIT + 1)
-            .read_to_end(&mut body)
-            .map_err(|error| {
-                AskError::Invoice(anyhow!(error).context("the answer broke off, or took too long"))
-            })?;
-        if body.len() as u64 > BODY_LIMIT {
-            return Err(AskError::Invoice(anyhow!(
+    fn get(&mut self, url: &Url, limit: Duration) -> Result<Response, AskError> {
+        let response = self.try_for_a_while(url, limit)?;
+        if response.body.len() as u64 > BODY_LIMIT {
+            return Err(AskError::Refused(anyhow!(
                 "the answer is larger than {} MiB: {ANOTHER_SERVER}",
                 BODY_LIMIT >> 20
             )));
         }
-        Ok(Response {
-            status,
-            location,
-            body,
+        Ok(response)
+    }
+
+    /// Tries up to [`TRIES`] times where another try may do better.
+    fn try_for_a_while(&mut self, url: &Url, limit: Duration) -> Result<Response, AskError> {
+        let mut backoff = FIRST_BACKOFF;
+        let mut tries = 1;
+        loop {
+            let (error, retry_after) = match self.try_once(url, limit) {
+                Ok(response) if may_pass(response.status) => {
+                    (unexpected(&response), response.retry_after)
+                }
+                Err(AskError::Unanswered(error)) => (error, None),
+                other => return other,
+            };
+            if retry_after.is_some_and(|wait| wait > LONGEST_RETRY_AFTER) {
+                return Err(AskError::Fatal(error.context(
+                    "BTCPay Server wants to be left alone; a later run tries again",
+                )));
+            }
+            if tries == TRIES {
+                return Err(AskError::Unanswered(error));
+            }
+            let wait = retry_after.unwrap_or_else(|| backoff.mul_f64(1.0 + fastrand::f64()));
+            if self.deadline.shrink(wait) < wait {
+                return Err(AskError::Deadline(error));
+            }
+            debug!("trying again in {} ms: {error:#}", wait.as_millis());
+            thread::sleep(wait);
+            tries += 1;
+            backoff *= 2;
+        }
+    }
+
+    fn try_once(&mut self, url: &Url, limit: Duration) -> Result<Response, AskError> {
+        if self.deadline.has_passed() {
+            return Err(AskError::Deadline(anyhow!("there was no time left")));
+        }
+        self.requests += 1;
+        debug!("asking {url}");
+        let sent = self
+            .client
+            .get(url.clone())
+            .header(AUTHORIZATION, self.key.0.clone())
+            .timeout(self.deadline.shrink(limit))
+            .send();
+        self.connected |= !sent.as_ref().is_err_and(reqwest::Error::is_connect);
+        let read = sent.map_err(|error| self.no_response(error)).and_then(read);
+        read.map_err(|error| {
+            if self.deadline.has_passed() {
+                AskError::Deadline(error)
+            } else {
+                AskError::Unanswered(error)
+            }
         })
     }
 
-    fn no_response(&self, error: reqwest::Error) -> AskError {
+    fn no_response(&self, error: reqwest::Error) -> Error {
         let connecting = error.is_connect();
         let error = anyhow!(error.without_url());
         if connecting {
-            AskError::Unreachable(error.context(format!(
+            error.context(format!(
                 "could not connect to BTCPay Server at {}; see that it runs and that --btcpay-url \
                  is right",
                 self.base
-            )))
+            ))
         } else {
-            AskError::Invoice(error.context("BTCPay Server gave no answer"))
+            error.context("BTCPay Server gave no answer")
         }
     }
+}
+
+fn read(mut response: reqwest::blocking::Response) -> anyhow::Result<Response> {
+    let status = response.status();
+    let header = |name| {
+        let value: &HeaderValue = response.headers().get(name)?;
+        Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let location = header(LOCATION);
+    let retry_after = header(RETRY_AFTER).and_then(|text| waiting_time(&text));
+    let mut body = Vec::new();
+    response
+        .by_ref()
+        .take(BODY_LIMIT + 1)
+        .read_to_end(&mut body)
+        .context("the answer broke off, or took too long")?;
+    Ok(Response {
+        status,
+        location,
+        retry_after,
+        body,
+    })
+}
+
+/// What a proxy, or a server that is just starting, says for a while.
+fn may_pass(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
+/// The header `Retry-After`: seconds, or a date.
+fn waiting_time(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(text)
+        .ok()?;
+    Some(Duration::try_from(date.duration_since(jiff::Timestamp::now())).unwrap_or_default())
 }
 
 /// Advice where an answer cannot be BTCPay Server's.
 const ANOTHER_SERVER: &str = "see that --btcpay-url is BTCPay Server's own address, path included, and what proxy is before it";
 
-fn key_refused() -> Error {
-    anyhow!(
+fn key_refused() -> AskError {
+    AskError::Fatal(anyhow!(
         "BTCPay Server refused the API key (401): make one under Account, API Keys, with the \
          permission 'View invoices' (btcpay.store.canviewinvoices) for the store, and put it into \
          the key file"
-    )
+    ))
 }
 
-fn not_to_be_had(status: StatusCode) -> Error {
-    anyhow!(
+fn not_to_be_had(status: StatusCode) -> AskError {
+    AskError::Refused(anyhow!(
         "this store of BTCPay Server has no such invoice ({}): if it was deleted there, or belongs \
          to another store, close it here by hand",
         status.as_u16()
-    )
+    ))
 }
 
 fn unexpected(response: &Response) -> Error {

@@ -43,8 +43,11 @@ impl RedemptionMoved {
 /// Why something could not be written.
 #[derive(Debug)]
 pub enum WriteError {
-    /// This invoice's trouble; the others can go on.
+    /// This invoice's trouble; the transaction goes on without it.
     Invoice(anyhow::Error),
+    /// The transaction's: nothing of it is written, though with fewer invoices in it another might
+    /// be.
+    Transaction(anyhow::Error),
     /// The database's: nothing more can be written.
     Database(anyhow::Error),
 }
@@ -67,7 +70,13 @@ impl Database {
     /// # Errors
     ///
     /// The write lock is not to be had.
-    pub fn begin(&mut self, now: i64) -> anyhow::Result<Writing<'_>> {
+    pub fn begin(&mut self, now: i64) -> Result<Writing<'_>, WriteError> {
+        self.begin_at(now).map_err(WriteError::Database)
+    }
+
+    fn begin_at(&mut self, now: i64) -> anyhow::Result<Writing<'_>> {
+        self.wait_for_locks()
+            .map_err(|error| in_words(error, "begin writing to", &self.path))?;
         let behavior = match self.access {
             Access::Read => TransactionBehavior::Deferred,
             Access::Write => TransactionBehavior::Immediate,
@@ -224,24 +233,38 @@ impl Writing<'_> {
     ///
     /// # Errors
     ///
-    /// The database cannot keep it; then nothing of this transaction is written.
-    pub fn commit(self) -> anyhow::Result<()> {
-        self.transaction
-            .commit()
-            .map_err(|error| in_words(error, "write to", self.path))
+    /// The database cannot keep it, or refuses it; then nothing of this transaction is written.
+    pub fn commit(self) -> Result<(), WriteError> {
+        self.transaction.commit().map_err(|error| {
+            if concerns_the_file(&error) {
+                WriteError::Database(in_words(error, "write to", self.path))
+            } else {
+                WriteError::Transaction(refused(error))
+            }
+        })
     }
 
     fn sort_out(&self, error: anyhow::Error) -> WriteError {
-        match error.downcast::<rusqlite::Error>() {
+        let error = match error.downcast::<rusqlite::Error>() {
             Ok(error) if concerns_the_file(&error) => {
-                WriteError::Database(in_words(error, "write to", self.path))
+                return WriteError::Database(in_words(error, "write to", self.path));
             }
-            Ok(error) => WriteError::Invoice(anyhow!(error).context(
-                "the database refused what is to be written of it; see its triggers and constraints",
-            )),
-            Err(error) => WriteError::Invoice(error),
+            Ok(error) => refused(error),
+            Err(error) => error,
+        };
+        // A trigger's RAISE(ROLLBACK) takes everything with it.
+        if self.transaction.is_autocommit() {
+            WriteError::Transaction(error)
+        } else {
+            WriteError::Invoice(error)
         }
     }
+}
+
+fn refused(error: rusqlite::Error) -> anyhow::Error {
+    anyhow!(error).context(
+        "the database refused what is to be written of it; see its triggers and constraints",
+    )
 }
 
 /// Whether an error is the file's, so that every other invoice would meet it too. Constraints,

@@ -36,13 +36,17 @@ macro_rules! unix_seconds {
 
 /// SELECT and FROM of an invoice as [`read_invoice`] reads it.
 macro_rules! select_invoice {
-    ($($further_columns:expr)?) => {
+    () => {
         concat!(
             "SELECT
                invoices.id,
                invoices.btcpay_invoice_id,
                invoices.status,
                invoices.amount_sats,
+               ",
+            unix_seconds!("invoices.created_at"), "   AS created_seconds,
+               ",
+            unix_seconds!("invoices.updated_at"), "   AS updated_seconds,
                licenses.id                      AS license_id,
                discount_redemptions.status      AS redemption_status,
                discount_redemptions.license_id  AS redemption_license_id,
@@ -58,8 +62,7 @@ macro_rules! select_invoice {
             ") IS NOT TRUE
                   LIMIT 1
                ) END                            AS license_by_hand_id
-             ", $($further_columns,)?
-            " FROM invoices
+              FROM invoices
                LEFT JOIN licenses             ON licenses.invoice_id = invoices.id
                LEFT JOIN discount_redemptions ON discount_redemptions.invoice_id = invoices.id "
         )
@@ -84,6 +87,7 @@ pub fn read_invoice(row: &Row) -> Result<Invoice> {
         status: LocalStatus::from_word(&status)
             .with_context(|| format!("its status '{status}' is not in the contract"))?,
         amount_sats: column_value(row, "amount_sats")?,
+        created: readable_time(row, "created_at", "created_seconds")?,
         license: match (license_id, by_hand_id) {
             (Some(id), _) => License::Issued(LicenseId(id)),
             (None, Some(id)) => License::PerhapsByHand(LicenseId(id)),
@@ -99,6 +103,16 @@ pub fn read_invoice(row: &Row) -> Result<Invoice> {
                 })
             })
             .transpose()?,
+    })
+}
+
+/// The Unix seconds of the time column `column`, which `seconds` has in the row.
+pub fn readable_time(row: &Row, column: &str, seconds: &str) -> Result<i64> {
+    column_value::<Option<i64>>(row, seconds)?.with_context(|| {
+        format!(
+            "its {column} is no time as schema.sql describes it; correct it in the table invoices, \
+             like 2026-11-23T20:13:59Z"
+        )
     })
 }
 

@@ -5,7 +5,7 @@
 //! The database belongs to the service, which writes to it at any time. Listing is one read.
 //! Writing happens in an IMMEDIATE transaction, which takes the write lock before it reads: what
 //! it read is then still true when it writes. Nobody holds a lock while BTCPay Server is asked.
-//! A lock of somebody else's is waited for, [`BUSY_TIMEOUT`] at most.
+//! A lock of somebody else's is waited for, [`BUSY_TIMEOUT`] at most and never past the deadline.
 //!
 //! # What is never done
 //!
@@ -28,8 +28,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-pub use apply::{Applied, RedemptionMoved, WriteError};
+pub use apply::{Applied, RedemptionMoved, WriteError, Writing};
 pub use candidates::Window;
+
+use crate::deadline::Deadline;
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -48,6 +50,7 @@ pub struct Database {
     connection: Connection,
     path: PathBuf,
     access: Access,
+    deadline: Deadline,
 }
 
 impl Database {
@@ -57,7 +60,7 @@ impl Database {
     ///
     /// No such file, no permission, not a database, locked for longer than [`BUSY_TIMEOUT`], or
     /// something of the contract is missing; each names the file and what to do.
-    pub fn open(path: &Path, access: Access) -> Result<Self> {
+    pub fn open(path: &Path, access: Access, deadline: Deadline) -> Result<Self> {
         let shown = path.display();
         match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
@@ -82,6 +85,7 @@ impl Database {
             connection,
             path: path.to_owned(),
             access,
+            deadline,
         };
         database
             .prepare()
@@ -92,10 +96,15 @@ impl Database {
 
     /// Settings of this connection alone; nothing of them stays in the file.
     fn prepare(&self) -> rusqlite::Result<()> {
-        self.connection.busy_timeout(BUSY_TIMEOUT)?;
+        self.wait_for_locks()?;
         self.connection
             .set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         self.connection.pragma_update(None, "foreign_keys", true)
+    }
+
+    fn wait_for_locks(&self) -> rusqlite::Result<()> {
+        self.connection
+            .busy_timeout(self.deadline.shrink(BUSY_TIMEOUT))
     }
 
     fn check_contract(&self) -> Result<()> {
@@ -131,8 +140,8 @@ fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
              service's file"
         }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "another program has held its lock for more than 10 s; the next run tries again, and \
-             if this lasts, see who holds the file with: fuser -v"
+            "another program held its lock for as long as this run could wait (10 s at most); the \
+             next run tries again, and if this lasts, see who holds the file with: fuser -v"
         }
         Some(ErrorCode::DatabaseCorrupt) => {
             "the file is damaged; stop the service and restore a backup, or save what can be read \

@@ -39,6 +39,8 @@ pub enum Fault {
     HalfABody,
     /// A body that never ends.
     EndlessBody,
+    /// Nothing is said, for as long as the other side waits.
+    Hang,
 }
 
 #[derive(Clone)]
@@ -110,9 +112,11 @@ struct State {
     invoices: Vec<Invoice>,
     /// By key: whether it may see the store's invoices.
     keys: HashMap<String, bool>,
-    /// By what is asked for: an invoice's id, or `list`.
-    faults: HashMap<String, Fault>,
+    /// By what is asked for, see [`asked_for`]; and how many times more.
+    faults: HashMap<String, (Fault, usize)>,
     hooks: HashMap<String, Hook>,
+    /// Nobody listens any more.
+    dead: bool,
     requests: Vec<String>,
     user_agents: Vec<String>,
 }
@@ -129,6 +133,7 @@ impl Btcpay {
             keys: HashMap::from([(KEY.into(), true)]),
             faults: HashMap::new(),
             hooks: HashMap::new(),
+            dead: false,
             requests: Vec::new(),
             user_agents: Vec::new(),
         }));
@@ -136,6 +141,9 @@ impl Btcpay {
         thread::spawn(move || {
             for connection in listener.incoming() {
                 let shared = Arc::clone(&shared);
+                if shared.lock().unwrap().dead {
+                    return;
+                }
                 thread::spawn(move || connection.map(|stream| serve(stream, &shared)));
             }
         });
@@ -184,9 +192,34 @@ impl Btcpay {
         self.state().keys.insert(key.into(), false);
     }
 
-    /// From now on `what` (an invoice's id, or `list`) fails so.
+    /// From now on `what` (see [`asked_for`]) fails so.
     pub fn fails(&self, what: &str, fault: Fault) {
-        self.state().faults.insert(what.into(), fault);
+        self.fails_times(usize::MAX, what, fault);
+    }
+
+    /// The next `times` that `what` is asked for, it fails so.
+    pub fn fails_times(&self, times: usize, what: &str, fault: Fault) {
+        self.state().faults.insert(what.into(), (fault, times));
+    }
+
+    /// What makes the server die, with every connection it has.
+    pub fn death(&self) -> impl FnOnce() + Send + 'static {
+        let (state, address) = (Arc::clone(&self.state), self.address);
+        move || {
+            state.lock().unwrap().dead = true;
+            // Wakes it up, to let go of its port. Whoever comes after that is refused.
+            let mut last = TcpStream::connect(address).unwrap();
+            let _ = last.read(&mut [0]);
+        }
+    }
+
+    /// What changes the invoices, at a time of its own.
+    pub fn later(
+        &self,
+        change: impl FnOnce(&mut Vec<Invoice>) + Send + 'static,
+    ) -> impl FnOnce() + Send + 'static {
+        let state = Arc::clone(&self.state);
+        move || change(&mut state.lock().unwrap().invoices)
     }
 
     pub fn works_again(&self) {
@@ -230,7 +263,10 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
         if let Some(hook) = hook {
             hook();
         }
-        let fault = state.lock().unwrap().faults.get(&asked).cloned();
+        if state.lock().unwrap().dead {
+            return;
+        }
+        let fault = state.lock().unwrap().next_fault(&asked);
         let (status, headers, body) = match fault {
             None => {
                 let (status, body) = answer(&state.lock().unwrap(), &request);
@@ -243,6 +279,10 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 let half = &body.as_bytes()[..body.len() / 2];
                 let _ = stream.write_all(&[head.as_bytes(), half].concat());
+                return;
+            }
+            Some(Fault::Hang) => {
+                let _ = stream.read(&mut [0]);
                 return;
             }
             Some(Fault::EndlessBody) => {
@@ -258,6 +298,14 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
         if stream.write_all((head + &body).as_bytes()).is_err() {
             return;
         }
+    }
+}
+
+impl State {
+    fn next_fault(&mut self, asked: &str) -> Option<Fault> {
+        let (fault, times) = self.faults.get_mut(asked)?;
+        *times = times.checked_sub(1)?;
+        Some(fault.clone())
     }
 }
 
@@ -287,12 +335,14 @@ fn read_request(stream: &mut TcpStream) -> Option<Request> {
     })
 }
 
-/// The invoice's id as it stands in the path, or `list`.
+/// The invoice's id as it stands in the path, `list`, or `list from 500` for a later page.
 fn asked_for(path: &str) -> String {
-    let path = path.split('?').next().unwrap();
-    match path.split_once("/invoices/") {
-        Some((_, id)) => id.to_owned(),
-        None => "list".to_owned(),
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let skip = query.split('&').find_map(|pair| pair.strip_prefix("skip="));
+    match (path.split_once("/invoices/"), skip) {
+        (Some((_, id)), _) => id.to_owned(),
+        (None, None | Some("0")) => "list".to_owned(),
+        (None, Some(skip)) => format!("list from {skip}"),
     }
 }
 
@@ -355,7 +405,8 @@ fn decoded(segment: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Newest first, without a tie-breaker; archived ones only if asked for by their undocumented name.
+/// Newest first, without a tie-breaker: equal times come in another order each time. Archived ones
+/// only if asked for by their undocumented name.
 fn list(state: &State, query: &str) -> (u16, String) {
     let values = |name: &str| -> Vec<&str> {
         query
@@ -391,6 +442,9 @@ fn list(state: &State, query: &str) -> (u16, String) {
             .filter(|invoice| start.is_none_or(|start| invoice.created >= start))
             .filter(|invoice| end.is_none_or(|end| invoice.created <= end))
             .collect();
+        if state.requests.len().is_multiple_of(2) {
+            found.reverse();
+        }
         found.sort_by_key(|invoice| std::cmp::Reverse(invoice.created));
         let count = |number: Option<i64>, default| {
             number.map_or(default, |number| usize::try_from(number).unwrap_or(0))

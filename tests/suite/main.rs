@@ -6,6 +6,7 @@ mod shop;
 
 mod answers;
 mod attention;
+mod backlog;
 mod candidates;
 mod databases;
 mod differences;
@@ -13,3 +14,4 @@ mod licenses;
 mod options;
 mod races;
 mod reports;
+mod trouble;

@@ -24,12 +24,17 @@ pub struct Shop {
 impl Shop {
     /// Sells `pro` with one policy, and has the discount code LAUNCH.
     pub fn open() -> Self {
+        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.sql");
+        Self::open_with(&fs::read_to_string(schema).unwrap())
+    }
+
+    /// The same with another schema.
+    pub fn open_with(schema: &str) -> Self {
         let shop = Self {
             btcpay: Btcpay::start(),
             folder: TempDir::new().unwrap(),
         };
-        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.sql");
-        shop.sql(&fs::read_to_string(schema).unwrap());
+        shop.sql(schema);
         shop.sql(
             "INSERT INTO products (id, slug, name, price_sats) VALUES ('pro', 'pro', 'Pro', 21000);
              INSERT INTO policies (id, product_id, name, slug, max_machines, entitlements_json)
@@ -98,6 +103,36 @@ impl Shop {
             created: "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour')",
             updated: "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour')",
         }
+    }
+
+    /// So many sales `0`, `1`, …, each a second older than the one before; pending here, and in
+    /// BTCPay what `there` says.
+    pub fn many_sales(&self, count: i64, there: fn(i64) -> &'static str) {
+        self.sql(&format!(
+            "WITH RECURSIVE sale (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM sale WHERE n + 1 < {count})
+             INSERT INTO invoices (id, btcpay_invoice_id, product_id, amount_sats, created_at)
+             SELECT n, 'btc-' || n, 'pro', {SATS},
+                    strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour', -n || ' seconds')
+               FROM sale"
+        ));
+        let newest: i64 = self
+            .query("SELECT max(unixepoch(created_at)) FROM invoices")
+            .parse()
+            .unwrap();
+        for place in 0..count {
+            let mut there = btcpay::Invoice::new(&format!("btc-{place}"), there(place), BTC);
+            there.created = newest - place;
+            self.btcpay.add(there);
+        }
+    }
+
+    /// How many invoices there are of each status, as `2 pending, 3 settled`.
+    #[track_caller]
+    pub fn statuses(&self) -> String {
+        self.query(
+            "SELECT coalesce(group_concat(count || ' ' || status, ', '), '')
+               FROM (SELECT status, count(*) AS count FROM invoices GROUP BY status ORDER BY status)",
+        )
     }
 
     /// How an invoice stands: its status, its license, its redemption, and how often LAUNCH is used.
@@ -222,11 +257,28 @@ impl<'a> Sale<'a> {
         }
         let mut there = btcpay::Invoice::new(&format!("btc-{id}"), self.there, BTC);
         there.additional = self.additional.into();
+        there.created = self
+            .shop
+            .query(&format!(
+                "SELECT coalesce(unixepoch(created_at), 0) FROM invoices WHERE id = '{id}'"
+            ))
+            .parse()
+            .unwrap();
         if let Some(paid) = self.paid {
             there.paid = paid.into();
         }
         self.shop.btcpay.add(there);
     }
+}
+
+/// Checks every case at the same time: most of the time of a run that tries again is waiting.
+pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            let check = &check;
+            scope.spawn(move || check(case));
+        }
+    });
 }
 
 /// A run of the built program, in an environment with nothing in it but what is set here.

@@ -1,0 +1,149 @@
+//! What is made of an answer: a decision, its writing, and its place in the report.
+
+use anyhow::Result;
+use log::info;
+use reqwest::Url;
+
+use crate::database::{Applied, Database, WriteError, Writing};
+use crate::decide::{Attention, decide};
+use crate::invoice::{Answer, Invoice};
+use crate::report::Report;
+
+/// Where answers become writes, and both become the report.
+pub struct Reconciling<'run> {
+    pub database: &'run mut Database,
+    /// Unix seconds.
+    pub now: i64,
+    pub btcpay_url: &'run Url,
+    pub report: &'run mut Report,
+}
+
+/// How it went with one invoice.
+enum Outcome {
+    Decided {
+        attention: Option<Attention>,
+        applied: Option<Applied>,
+    },
+    Failed(anyhow::Error),
+}
+
+impl Reconciling<'_> {
+    /// Brings these invoices into agreement with what BTCPay Server says of them, in one
+    /// transaction, which is over when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The database can take no more writes. What cannot be done for one invoice is in the report.
+    pub fn reconcile(&mut self, answered: Vec<(Invoice, Answer)>) -> Result<()> {
+        let mut to_change = Vec::new();
+        for (invoice, answer) in answered {
+            info!(
+                "invoice {}: {} here, {} in BTCPay",
+                invoice.id,
+                invoice.status.word(),
+                answer.status.word()
+            );
+            let decision = decide(&invoice, &answer);
+            if decision.change.is_some() {
+                to_change.push((invoice, answer));
+            } else {
+                let outcome = Outcome::Decided {
+                    attention: decision.attention,
+                    applied: None,
+                };
+                self.tell(invoice, outcome);
+            }
+        }
+        if to_change.is_empty() {
+            return Ok(());
+        }
+        self.write(to_change)
+    }
+
+    /// All in one transaction; where that is refused as a whole, each in its own.
+    fn write(&mut self, mut to_change: Vec<(Invoice, Answer)>) -> Result<()> {
+        let error = match self.write_together(&to_change) {
+            Ok(outcomes) => {
+                for ((invoice, _), outcome) in to_change.into_iter().zip(outcomes) {
+                    self.tell(invoice, outcome);
+                }
+                return Ok(());
+            }
+            Err(WriteError::Database(error)) => return Err(error),
+            Err(WriteError::Invoice(error) | WriteError::Transaction(error)) => error,
+        };
+        if to_change.len() > 1 {
+            return to_change
+                .into_iter()
+                .try_for_each(|one| self.write(vec![one]));
+        }
+        if let Some((invoice, _)) = to_change.pop() {
+            self.tell(invoice, Outcome::Failed(error));
+        }
+        Ok(())
+    }
+
+    fn write_together(
+        &mut self,
+        to_change: &[(Invoice, Answer)],
+    ) -> Result<Vec<Outcome>, WriteError> {
+        let mut writing = self.database.begin(self.now)?;
+        let outcomes = to_change
+            .iter()
+            .map(
+                |(listed, answer)| match write_one(&mut writing, listed, answer) {
+                    Err(WriteError::Invoice(error)) => Ok(Outcome::Failed(error)),
+                    other => other,
+                },
+            )
+            .collect::<Result<_, _>>()?;
+        writing.commit()?;
+        Ok(outcomes)
+    }
+
+    fn tell(&mut self, invoice: Invoice, outcome: Outcome) {
+        match outcome {
+            Outcome::Decided { attention, applied } => {
+                if let Some(attention) = attention {
+                    self.report.needs_attention(
+                        invoice.id.clone(),
+                        invoice.btcpay_id.clone(),
+                        &attention,
+                        self.btcpay_url,
+                    );
+                }
+                if let Some(applied) = applied {
+                    self.report.changed(invoice.id, invoice.btcpay_id, applied);
+                }
+            }
+            Outcome::Failed(error) => self.report.failed(invoice.id, invoice.btcpay_id, &error),
+        }
+    }
+}
+
+/// Decides again, on what is there under the write lock, and writes that.
+fn write_one(
+    writing: &mut Writing,
+    listed: &Invoice,
+    answer: &Answer,
+) -> Result<Outcome, WriteError> {
+    let current = match writing.reread(&listed.id)? {
+        Some(current) if current.status == listed.status => current,
+        Some(_) | None => {
+            info!("invoice {}: the service was faster", listed.id);
+            return Ok(Outcome::Decided {
+                attention: None,
+                applied: None,
+            });
+        }
+    };
+    let decision = decide(&current, answer);
+    Ok(Outcome::Decided {
+        applied: decision
+            .change
+            .as_ref()
+            .map(|change| writing.write(&current, change))
+            .transpose()?,
+        attention: decision.attention,
+    })
+}

@@ -1,0 +1,286 @@
+//! Many invoices at once: the store's list is swept, and what it does not show is asked for by id.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::btcpay::{self, Fault, Invoice, STORE};
+use crate::shop::{BTC, Shop};
+
+const ALL_SETTLED: fn(i64) -> &'static str = |_| "Settled";
+
+/// How many requests there were for pages of the list, and for single invoices.
+fn pages_and_single(shop: &Shop) -> (usize, usize) {
+    let requests = shop.btcpay.requests();
+    let pages = requests
+        .iter()
+        .filter(|path| path.contains("/invoices?"))
+        .count();
+    (pages, requests.len() - pages)
+}
+
+#[test]
+fn many_are_asked_for_in_bulk_and_few_one_by_one() {
+    let shop = Shop::open();
+    shop.many_sales(10, ALL_SETTLED);
+    shop.reconcile().flag("-n").exits(0);
+    assert_eq!(pages_and_single(&shop), (0, 10));
+
+    let shop = Shop::open();
+    shop.many_sales(1200, |place| {
+        ["Settled", "Expired", "Invalid", "New"][usize::try_from(place % 4).unwrap()]
+    });
+    let dry = shop.reconcile().flag("-n").json(0);
+    assert_eq!(shop.statuses(), "1200 pending");
+    let report = shop.reconcile().json(0);
+    assert_eq!(pages_and_single(&shop), (6, 0), "dry and real");
+    for report in [&dry, &report] {
+        assert_eq!(report["checked"], 1200);
+        assert_eq!(report["requests"], 3);
+        assert_eq!(report["changes"].as_array().unwrap().len(), 900);
+    }
+    assert_eq!(
+        shop.statuses(),
+        "300 expired, 300 invalid, 300 pending, 300 settled"
+    );
+    assert_eq!(
+        shop.query(
+            "SELECT count(*) FROM licenses JOIN invoices ON invoices.id = invoice_id
+              WHERE invoices.status = 'settled' AND btcpay_invoice_id = 'btc-' || invoice_id"
+        ),
+        "300"
+    );
+    shop.reconcile().exits(0).says_nothing();
+}
+
+#[test]
+fn the_list_is_asked_for_as_the_server_wants_it() {
+    let shop = Shop::open();
+    shop.many_sales(11, ALL_SETTLED);
+    let oldest: i64 = shop
+        .query("SELECT min(unixepoch(created_at)) FROM invoices")
+        .parse()
+        .unwrap();
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.btcpay.requests(),
+        [format!(
+            "/api/v1/stores/{STORE}/invoices?startDate={}&endDate={}&includeArchived=true&skip=0&take=500",
+            oldest - 3600,
+            oldest + 10 + 3600,
+        )]
+    );
+}
+
+#[test]
+fn paging_stops_when_every_candidate_was_seen() {
+    let shop = Shop::open();
+    shop.many_sales(600, ALL_SETTLED);
+    shop.sql(
+        "UPDATE invoices SET created_at = '2020-01-01T00:00:00Z' WHERE CAST(id AS INTEGER) >= 400",
+    );
+    shop.sale("old")
+        .here("settled")
+        .created("'2020-01-01T00:00:00Z'")
+        .made();
+    shop.reconcile().exits(0);
+    assert_eq!(pages_and_single(&shop), (1, 0));
+    assert_eq!(shop.query("SELECT count(*) FROM licenses"), "400");
+}
+
+#[test]
+fn invoices_made_while_paging_only_repeat_others() {
+    let shop = Shop::open();
+    shop.many_sales(1200, ALL_SETTLED);
+    let head = shop.btcpay.later(|invoices| {
+        let newest = invoices[0].created;
+        for place in 0..7 {
+            let mut new = Invoice::new(&format!("web-shop-{place}"), "New", BTC);
+            new.created = newest + 1;
+            invoices.push(new);
+        }
+    });
+    shop.btcpay.when_asked_for("list from 500", head);
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["checked"], 1200);
+    assert_eq!(report["changes"].as_array().unwrap().len(), 1200);
+    assert_eq!(shop.statuses(), "1200 settled");
+}
+
+#[test]
+fn what_slips_from_page_to_page_is_asked_for_by_id() {
+    let shop = Shop::open();
+    shop.many_sales(1200, ALL_SETTLED);
+    let deleted = shop.btcpay.later(|invoices| drop(invoices.drain(..5)));
+    shop.btcpay.when_asked_for("list from 500", deleted);
+    shop.reconcile().exits(0);
+    assert_eq!(pages_and_single(&shop), (3, 5));
+    assert_eq!(shop.statuses(), "1200 settled");
+}
+
+#[test]
+fn equal_times_across_a_page_border_lose_nothing() {
+    let shop = Shop::open();
+    shop.many_sales(1200, ALL_SETTLED);
+    shop.btcpay.later(|invoices| {
+        let newest = invoices[0].created;
+        for invoice in invoices {
+            invoice.created = newest;
+        }
+    })();
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["checked"], 1200);
+    assert_eq!(shop.statuses(), "1200 settled");
+    let (pages, single) = pages_and_single(&shop);
+    assert!(
+        pages == 3 && single > 0,
+        "the border did cut through: {pages}, {single}"
+    );
+}
+
+#[test]
+fn an_archived_candidate_is_on_the_list() {
+    let shop = Shop::open();
+    shop.many_sales(20, ALL_SETTLED);
+    shop.btcpay
+        .change("btc-7", |invoice| invoice.archived = true);
+    shop.reconcile().exits(0);
+    assert_eq!(pages_and_single(&shop), (1, 0));
+    assert_eq!(shop.state("7"), "settled, licensed");
+}
+
+#[test]
+fn a_candidate_that_btcpay_no_longer_has_is_a_failure_and_not_expired() {
+    for version in [btcpay::Version::UpTo2_3, btcpay::Version::From2_4] {
+        let shop = Shop::open();
+        shop.btcpay.is_version(version);
+        shop.many_sales(20, ALL_SETTLED);
+        shop.sql("UPDATE invoices SET btcpay_invoice_id = 'btc-gone' WHERE id = '7'");
+        let report = shop.reconcile().json(3);
+        assert_eq!(report["failures"][0]["invoice_id"], "7");
+        assert_eq!(report["checked"], 20);
+        assert_eq!(pages_and_single(&shop), (1, 1));
+        assert_eq!(shop.statuses(), "1 pending, 19 settled");
+    }
+}
+
+#[test]
+fn what_the_list_says_unclearly_is_asked_for_by_id() {
+    let shop = Shop::open();
+    shop.many_sales(20, ALL_SETTLED);
+    shop.btcpay
+        .change("btc-3", |invoice| invoice.status = "Odd".into());
+    shop.btcpay
+        .change("btc-5", |invoice| invoice.amount = json!([1]));
+    let report = shop.reconcile().json(3);
+    assert_eq!(report["failures"].as_array().unwrap().len(), 2);
+    assert_eq!(pages_and_single(&shop), (1, 2));
+    assert_eq!(shop.statuses(), "2 pending, 18 settled");
+}
+
+#[test]
+fn a_list_that_cannot_be_had_gives_way_to_asking_by_id() {
+    for fault in [
+        Fault::Answer(500, "", String::new()),
+        Fault::Answer(422, "", r#"[{"path":"startDate","message":"odd"}]"#.into()),
+        Fault::Answer(200, "", "<html></html>".into()),
+        Fault::Answer(200, "", r#"{"invoices":[]}"#.into()),
+        Fault::Answer(200, "", "[".repeat(100_000)),
+        Fault::HalfABody,
+        Fault::EndlessBody,
+    ] {
+        let shop = Shop::open();
+        shop.many_sales(12, ALL_SETTLED);
+        shop.btcpay.fails("list", fault);
+        shop.reconcile().exits(0).warns("");
+        assert_eq!(pages_and_single(&shop).1, 12);
+        assert_eq!(shop.statuses(), "12 settled");
+    }
+}
+
+#[test]
+fn a_busy_store_is_not_read_for_a_few_candidates() {
+    let shop = Shop::open();
+    shop.many_sales(60, ALL_SETTLED);
+    shop.btcpay.later(|invoices| {
+        for candidate in invoices.clone() {
+            for other in 0..100 {
+                let mut other = Invoice::new(&format!("web-{other}"), "Settled", BTC);
+                other.created = candidate.created;
+                invoices.push(other);
+            }
+        }
+    })();
+    let report = shop.reconcile().json(0);
+    let (pages, single) = pages_and_single(&shop);
+    assert!(pages >= 1 && single >= 40, "{pages}, {single}");
+    assert!(pages + single <= 2 * 60, "{pages}, {single}");
+    assert_eq!(report["checked"], 60);
+    assert_eq!(shop.statuses(), "60 settled");
+}
+
+#[test]
+fn each_page_is_written_before_the_next_is_asked_for() {
+    let shop = Shop::open();
+    shop.many_sales(1200, ALL_SETTLED);
+    let service = shop.connection();
+    service.busy_timeout(Duration::ZERO).unwrap();
+    shop.btcpay.when_asked_for("list from 500", move || {
+        let settled: i64 = service
+            .query_row(
+                "SELECT count(*) FROM invoices WHERE status = 'settled'",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        service
+            .execute("UPDATE invoices SET buyer_note = ?1", [settled])
+            .expect("no lock is held while a page is under way");
+    });
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.query("SELECT DISTINCT buyer_note FROM invoices"),
+        "500"
+    );
+    assert_eq!(shop.statuses(), "1200 settled");
+}
+
+#[test]
+fn one_bad_row_undoes_only_itself() {
+    for refusal in [
+        "CREATE TRIGGER picky BEFORE INSERT ON licenses WHEN new.invoice_id = '7'
+         BEGIN SELECT RAISE(ABORT, 'not this one'); END",
+        "CREATE TRIGGER picky BEFORE INSERT ON licenses WHEN new.invoice_id = '7'
+         BEGIN SELECT RAISE(ROLLBACK, 'not this one'); END",
+        // Refused only when the transaction is committed.
+        "CREATE TABLE ledger (license_id TEXT REFERENCES products (id) DEFERRABLE INITIALLY DEFERRED);
+         CREATE TRIGGER picky AFTER INSERT ON licenses WHEN new.invoice_id = '7'
+         BEGIN INSERT INTO ledger VALUES (new.id); END",
+    ] {
+        let shop = Shop::open();
+        shop.many_sales(20, ALL_SETTLED);
+        shop.sql(refusal);
+        let report = shop.reconcile().json(3);
+        assert_eq!(report["failures"].as_array().unwrap().len(), 1, "{report}");
+        assert_eq!(report["failures"][0]["invoice_id"], "7");
+        assert_eq!(report["changes"].as_array().unwrap().len(), 19);
+        assert_eq!(shop.statuses(), "1 pending, 19 settled", "{refusal}");
+        assert_eq!(shop.query("SELECT count(*) FROM licenses"), "19");
+        assert_eq!(shop.query("SELECT count(*) FROM audit_log"), "38");
+    }
+}
+
+#[test]
+fn two_rows_of_one_btcpay_invoice_are_both_reconciled() {
+    let schema = include_str!("../../schema.sql");
+    let not_unique = schema.replace(
+        "btcpay_invoice_id TEXT NOT NULL UNIQUE",
+        "btcpay_invoice_id TEXT NOT NULL",
+    );
+    assert_ne!(schema, not_unique);
+    let shop = Shop::open_with(&not_unique);
+    shop.many_sales(20, ALL_SETTLED);
+    shop.sql("UPDATE invoices SET btcpay_invoice_id = 'btc-6' WHERE id = '7'");
+    shop.reconcile().exits(0);
+    assert_eq!(shop.statuses(), "20 settled");
+}

@@ -1,0 +1,207 @@
+//! BTCPay Server is slow, away or busy: what is tried again, what is waited for, and when a run ends.
+
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use crate::btcpay::{Fault, KEY};
+use crate::shop::{Shop, at_once};
+
+fn answer(status: u16) -> Fault {
+    Fault::Answer(status, "", String::new())
+}
+
+#[test]
+fn what_may_pass_is_tried_three_times() {
+    let faults = [
+        answer(429),
+        answer(502),
+        answer(503),
+        answer(504),
+        Fault::Reset,
+        Fault::HalfABody,
+    ];
+    at_once(faults, |fault| {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        shop.btcpay.fails_times(2, "btc-a", fault.clone());
+        shop.reconcile().exits(0).warns("");
+        assert_eq!(shop.btcpay.requests().len(), 3);
+        assert_eq!(shop.state("a"), "settled, licensed");
+
+        shop.sale("b").made();
+        shop.btcpay.fails("btc-b", fault);
+        let report = shop.reconcile().json(3);
+        assert_eq!(shop.btcpay.requests().len(), 3);
+        assert_eq!(report["requests"], 3);
+        assert_eq!(shop.state("b"), "pending");
+    });
+}
+
+#[test]
+fn what_will_not_pass_is_asked_once() {
+    for status in [400, 403, 404, 422, 500, 204, 302] {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        shop.btcpay.fails("btc-a", answer(status));
+        shop.reconcile().exits(3);
+        let requests = shop.btcpay.requests();
+        let single = requests.iter().filter(|path| path.ends_with("btc-a"));
+        assert_eq!(single.count(), 1, "{status}");
+    }
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.btcpay.revoke(KEY);
+    shop.reconcile().exits(1);
+    assert_eq!(shop.btcpay.requests().len(), 1);
+}
+
+#[test]
+fn retry_after_is_waited_for_as_seconds_and_as_a_date() {
+    let past = "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\n";
+    for headers in ["Retry-After: 0\r\n", past, "Retry-After: a while\r\n"] {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        shop.btcpay
+            .fails_times(1, "btc-a", Fault::Answer(503, headers, String::new()));
+        shop.reconcile().exits(0).warns("");
+        assert_eq!(shop.btcpay.requests().len(), 2);
+    }
+    // Waiting is worth it only where it ends in time, which the run knows beforehand.
+    for (headers, deadline, said) in [
+        (
+            "Retry-After: 20\r\n",
+            "10",
+            "the run's time was over [..]429[..]",
+        ),
+        (
+            "Retry-After: 86400\r\n",
+            "0",
+            "BTCPay Server wants to be left alone[..]429[..]",
+        ),
+        (
+            "Retry-After: Fri, 21 Oct 2095 07:28:00 GMT\r\n",
+            "0",
+            "BTCPay Server wants to be left alone[..]429[..]",
+        ),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        shop.sale("b").made();
+        shop.btcpay
+            .fails("btc-a", Fault::Answer(429, headers, String::new()));
+        shop.reconcile()
+            .option("--deadline", deadline)
+            .exits(1)
+            .warns(&format!("error: {said}"));
+        assert_eq!(shop.btcpay.requests().len(), 1, "{headers}");
+    }
+}
+
+#[test]
+fn retry_after_is_a_time_to_wait() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.btcpay.fails_times(
+        1,
+        "btc-a",
+        Fault::Answer(503, "Retry-After: 1\r\n", String::new()),
+    );
+    let before = SystemTime::now();
+    shop.reconcile().exits(0);
+    assert!(
+        before.elapsed().unwrap().as_secs() >= 1,
+        "no sooner than it was asked for"
+    );
+}
+
+#[test]
+fn a_server_that_answers_nobody_is_given_up_with_one_message() {
+    at_once([answer(502), answer(503), Fault::Reset], |fault| {
+        let shop = Shop::open();
+        shop.many_sales(30, |_| "Settled");
+        shop.btcpay.fails("list", fault.clone());
+        for place in 0..30 {
+            shop.btcpay.fails(&format!("btc-{place}"), fault.clone());
+        }
+        let ran = shop.reconcile().exits(1).prints("");
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+        assert_eq!(
+            shop.btcpay.requests().len(),
+            12,
+            "three tries for the list and for three invoices"
+        );
+        assert_eq!(shop.statuses(), "30 pending");
+    });
+}
+
+#[test]
+fn a_run_ends_by_its_deadline_and_counts_what_is_left() {
+    let shop = Shop::open();
+    shop.many_sales(1200, |_| "Settled");
+    shop.btcpay.fails("list from 500", Fault::Hang);
+    for place in 0..1200 {
+        shop.btcpay.fails(&format!("btc-{place}"), Fault::Hang);
+    }
+    let report = shop.reconcile().option("--deadline", "3").json(1);
+    assert_eq!(report["checked"], 500);
+    assert_eq!(report["not_asked"], 700);
+    assert_eq!(report["changes"].as_array().unwrap().len(), 500);
+    assert_eq!(shop.statuses(), "700 pending, 500 settled");
+
+    shop.btcpay.works_again();
+    shop.reconcile().exits(0);
+    assert_eq!(shop.statuses(), "1200 settled");
+}
+
+#[test]
+fn a_server_that_hangs_from_the_start_is_left_at_the_deadline() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.sale("b").made();
+    shop.btcpay.fails("btc-a", Fault::Hang);
+    let report = shop.reconcile().option("--deadline", "1").json(1);
+    assert_eq!(report["checked"], 0);
+    assert_eq!(report["not_asked"], 2);
+    assert_eq!(report["requests"], 1);
+    shop.reconcile()
+        .option("--deadline", "1")
+        .exits(1)
+        .prints("")
+        .warns("error: the run's time was over [..]2 invoices were not asked about[..]--deadline[..]: BTCPay Server gave no answer: [..]");
+}
+
+#[test]
+fn a_list_too_slow_for_its_server_leaves_time_for_single_invoices() {
+    let shop = Shop::open();
+    shop.many_sales(12, |_| "Settled");
+    shop.btcpay.fails("list", Fault::Hang);
+    let report = shop.reconcile().option("--deadline", "6").json(0);
+    assert_eq!(report["checked"], 12);
+    assert_eq!(shop.statuses(), "12 settled");
+}
+
+#[test]
+fn what_a_dying_server_had_said_is_kept() {
+    let shop = Shop::open();
+    shop.many_sales(1200, |_| "Settled");
+    shop.btcpay
+        .when_asked_for("list from 500", shop.btcpay.death());
+    let report = shop.reconcile().json(1);
+    assert_eq!(report["failures"], json!([]));
+    assert_eq!(report["changes"].as_array().unwrap().len(), 500);
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("could not connect"), "{error}");
+    assert_eq!(shop.statuses(), "700 pending, 500 settled");
+}
+
+#[test]
+fn plain_http_needs_no_certificates() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.reconcile()
+        .env("SSL_CERT_FILE", "/nonexistent")
+        .env("SSL_CERT_DIR", "/nonexistent")
+        .exits(0)
+        .warns("");
+}
