@@ -19,6 +19,7 @@ mod invoice_row;
 mod apply;
 mod candidates;
 mod contract;
+mod indexes;
 mod new_license;
 
 use std::io;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use log::{Level, info, log_enabled};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use apply::{Applied, RedemptionMoved, WriteError, Writing};
@@ -91,6 +93,11 @@ impl Database {
             .prepare()
             .map_err(|error| in_words(error, "read", path))?;
         database.check_contract()?;
+        if log_enabled!(Level::Info) {
+            database
+                .tell_missing_indexes()
+                .map_err(|error| in_words(error, "read", path))?;
+        }
         Ok(database)
     }
 
@@ -124,6 +131,17 @@ impl Database {
             .map_err(|error| in_words(error, "read", &self.path))?;
         if self.access == Access::Write && read_only {
             bail!("the database {shown} may not be written by this user: {WRITE_PERMISSION}");
+        }
+        Ok(())
+    }
+
+    fn tell_missing_indexes(&self) -> rusqlite::Result<()> {
+        for index in indexes::missing(&self.connection)? {
+            info!(
+                "the database {} lacks an index of schema.sql, which would make runs faster: \
+                 {index};",
+                self.path.display()
+            );
         }
         Ok(())
     }

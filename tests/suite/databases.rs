@@ -172,3 +172,66 @@ fn a_file_name_that_looks_like_a_uri_is_a_file_name() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("there is no database at file:"));
 }
+
+#[test]
+fn a_missing_index_is_named_when_asked_and_does_no_harm() {
+    const INDEXES: [&str; 4] = [
+        "invoices_status_created",
+        "invoices_created_unreadable",
+        "licenses_by_hand",
+        "discount_redemptions_pending",
+    ];
+    let schema = include_str!("../../schema.sql");
+    let shop = Shop::open();
+    shop.reconcile().flag("-v").exits(0).warns("");
+
+    for name in INDEXES {
+        let shop = Shop::open();
+        shop.sql(&format!("DROP INDEX {name}"));
+        for id in ["a", "b"] {
+            shop.sale(id).redemption("pending").made();
+        }
+        let dry = shop.reconcile().flag("-n").flag("-v").exits(0);
+        let (hint, _) = dry.stderr.split_once('\n').unwrap();
+        let (_, sql) = hint
+            .split_once("lacks an index of schema.sql, which would make runs faster: ")
+            .unwrap();
+        assert!(
+            sql.starts_with(&format!("CREATE INDEX {name} ON ")),
+            "{sql}"
+        );
+        shop.reconcile().exits(0).warns("");
+        assert_eq!(
+            shop.state("b"),
+            "settled, licensed, redeemed with it, used 2"
+        );
+        shop.sql(sql);
+        shop.reconcile().flag("-v").exits(0).warns("");
+    }
+
+    // What a UNIQUE in a table's own definition makes has no statement of its own.
+    let loose = schema.replace(
+        "invoice_id            TEXT NOT NULL UNIQUE",
+        "invoice_id            TEXT NOT NULL",
+    );
+    assert_ne!(loose, schema);
+    let shop = Shop::open_with(&loose);
+    shop.reconcile().flag("-v").exits(0).warns(
+        "info: the database [..]: CREATE UNIQUE INDEX discount_redemptions_invoice_id ON \
+         discount_redemptions (invoice_id);",
+    );
+}
+
+#[test]
+fn another_index_that_serves_as_well_will_do() {
+    let schema = include_str!("../../schema.sql");
+    let by_index = schema.replace("TEXT UNIQUE REFERENCES invoices (id)", "TEXT");
+    assert_ne!(by_index, schema);
+    let shop = Shop::open_with(&by_index);
+    shop.sql(
+        "CREATE UNIQUE INDEX one_each ON licenses (invoice_id) WHERE invoice_id IS NOT NULL;
+         DROP INDEX invoices_status_created;
+         CREATE INDEX wider ON invoices (status, created_at, product_id)",
+    );
+    shop.reconcile().flag("-v").exits(0).warns("");
+}
