@@ -9,20 +9,20 @@ use serde::Serialize;
 /// The licensing service's own id of an invoice (`invoices.id`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct InvoiceId(pub String);
+pub struct InvoiceId(pub Box<str>);
 
 /// BTCPay Server's id of the same invoice (`invoices.btcpay_invoice_id`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
-pub struct BtcpayInvoiceId(pub String);
+pub struct BtcpayInvoiceId(pub Box<str>);
 
 impl BtcpayInvoiceId {
     const LONGEST: usize = 256;
 
     /// `text`, if it can stand as one segment of a URL's path and still mean this invoice alone;
     /// else why not.
-    pub fn checked(text: String) -> Result<Self, &'static str> {
-        match text.as_str() {
+    pub fn checked(text: Box<str>) -> Result<Self, &'static str> {
+        match &*text {
             "" => Err("is empty"),
             "." | ".." => Err("is a way through folders"),
             long if long.len() > Self::LONGEST => Err("is longer than any id of BTCPay Server"),
@@ -35,7 +35,7 @@ impl BtcpayInvoiceId {
 /// A license's id (`licenses.id`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct LicenseId(pub String);
+pub struct LicenseId(pub Box<str>);
 
 impl fmt::Display for InvoiceId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

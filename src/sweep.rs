@@ -75,8 +75,8 @@ mod tests {
     fn candidates(count: usize) -> Vec<Invoice> {
         (0..count)
             .map(|place| Invoice {
-                id: InvoiceId(format!("here-{place}")),
-                btcpay_id: BtcpayInvoiceId(format!("there-{place}")),
+                id: InvoiceId(format!("here-{place}").into()),
+                btcpay_id: BtcpayInvoiceId(format!("there-{place}").into()),
                 status: LocalStatus::Pending,
                 amount_sats: 21_000,
                 created: 1_795_000_000 + i64::try_from(place).unwrap(),

@@ -39,7 +39,7 @@ pub fn parse(body: &[u8], id: &BtcpayInvoiceId, store_id: &str) -> Result<Answer
     let json: InvoiceJson =
         serde_json::from_slice(body).context("BTCPay Server's answer is no invoice")?;
     ensure!(
-        json.id == id.0,
+        *json.id == *id.0,
         "BTCPay Server answered about another invoice, {}",
         json.id
     );
@@ -57,7 +57,7 @@ pub fn parse_page(body: &[u8], store_id: &str) -> Result<(usize, Vec<(BtcpayInvo
         serde_json::from_slice(body).context("BTCPay Server's answer is no list")?;
     let answers = rows.iter().filter_map(|row| {
         let json: InvoiceJson = serde_json::from_str(row.get()).ok()?;
-        let id = BtcpayInvoiceId(json.id.to_string());
+        let id = BtcpayInvoiceId(json.id.as_ref().into());
         Some((id, json.answer(store_id).ok()?))
     });
     Ok((rows.len(), answers.collect()))

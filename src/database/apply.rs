@@ -74,8 +74,14 @@ impl Database {
         self.begin_at(now).map_err(WriteError::Database)
     }
 
+    fn prepare_to_write(&self) -> rusqlite::Result<()> {
+        self.wait_for_locks()?;
+        // What a savepoint may have to undo is bounded, and need not go through the disk.
+        self.connection.pragma_update(None, "temp_store", "memory")
+    }
+
     fn begin_at(&mut self, now: i64) -> anyhow::Result<Writing<'_>> {
-        self.wait_for_locks()
+        self.prepare_to_write()
             .map_err(|error| in_words(error, "begin writing to", &self.path))?;
         let behavior = match self.access {
             Access::Read => TransactionBehavior::Deferred,
@@ -133,7 +139,7 @@ impl Writing<'_> {
     fn prepare_and_write(&mut self, invoice: &Invoice, change: &Change) -> anyhow::Result<Applied> {
         let owed = self.owed(invoice, change)?;
         let license_id = match (&owed.license, self.access) {
-            (Some(_), Access::Write) => Some(LicenseId(Uuid::new_v4().to_string())),
+            (Some(_), Access::Write) => Some(LicenseId(Uuid::new_v4().to_string().into())),
             (Some(_), Access::Read) => None,
             (None, _) => match &invoice.license {
                 License::Issued(id) => Some(id.clone()),

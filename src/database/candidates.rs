@@ -1,7 +1,8 @@
 //! Which invoices may be out of date.
 
 use anyhow::Result;
-use rusqlite::{Row, named_params};
+use log::trace;
+use rusqlite::{Row, Statement, named_params};
 
 use super::invoice_row::{read_invoice, readable_time, shown};
 use super::{Database, in_words};
@@ -128,6 +129,8 @@ impl Database {
             ":untouched_since": window.now - SERVICE_MOMENT_SECONDS,
             ":recheck": window.recheck,
         })?;
+        let with_values = rows.as_ref().and_then(Statement::expanded_sql);
+        trace!("candidates: {}", with_values.unwrap_or_default());
         while let Some(row) = rows.next()? {
             match read_candidate(row, window.recheck) {
                 Ok(invoice) => listing.candidates.push(invoice),

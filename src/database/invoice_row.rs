@@ -76,10 +76,10 @@ macro_rules! select_invoice {
 /// A value that does not fit the contract, by its column.
 pub fn read_invoice(row: &Row) -> Result<Invoice> {
     let status: String = column_value(row, "status")?;
-    let license_id: Option<String> = column_value(row, "license_id")?;
-    let by_hand_id: Option<String> = column_value(row, "license_by_hand_id")?;
+    let license_id: Option<Box<str>> = column_value(row, "license_id")?;
+    let by_hand_id: Option<Box<str>> = column_value(row, "license_by_hand_id")?;
     let redemption_status: Option<String> = column_value(row, "redemption_status")?;
-    let redemption_license_id: Option<String> = column_value(row, "redemption_license_id")?;
+    let redemption_license_id: Option<Box<str>> = column_value(row, "redemption_license_id")?;
     Ok(Invoice {
         id: InvoiceId(column_value(row, "id")?),
         btcpay_id: BtcpayInvoiceId::checked(column_value(row, "btcpay_invoice_id")?)
@@ -127,11 +127,11 @@ pub fn column_value<T: FromSql>(row: &Row, column: &str) -> Result<T> {
 }
 
 /// Whatever stands in a column, for a person to recognise it.
-pub fn shown(value: ValueRef) -> String {
+pub fn shown(value: ValueRef) -> Box<str> {
     match value {
         ValueRef::Null => "NULL".into(),
-        ValueRef::Integer(number) => number.to_string(),
-        ValueRef::Real(number) => number.to_string(),
-        ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into_owned(),
+        ValueRef::Integer(number) => number.to_string().into(),
+        ValueRef::Real(number) => number.to_string().into(),
+        ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into(),
     }
 }

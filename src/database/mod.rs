@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use log::{Level, info, log_enabled};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use apply::{Applied, RedemptionMoved, WriteError, Writing};
@@ -106,6 +107,9 @@ impl Database {
         self.wait_for_locks()?;
         self.connection
             .set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        // Else a statement may be planned anew each time that it gets other values.
+        self.connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         self.connection.pragma_update(None, "foreign_keys", true)
     }
 

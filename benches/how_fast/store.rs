@@ -1,0 +1,188 @@
+//! A BTCPay Server on loopback that is not what is measured: its answers are written beforehand, each
+//! comes after a set time, and it runs in a process of its own.
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::shop::status;
+
+pub const STORE: &str = "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776";
+pub const LATENCY: Duration = Duration::from_millis(20);
+
+/// What a store holds.
+#[derive(Clone, Copy)]
+pub struct Store {
+    candidates: usize,
+    /// Somebody else's invoices before each candidate.
+    others_each: usize,
+    /// Whether the list works; without it the program asks one by one.
+    lists: bool,
+}
+
+/// A store that is being served.
+pub struct Server {
+    process: Child,
+    pub url: String,
+}
+
+/// A store's invoices as they are sent, newest first.
+pub struct Answers {
+    invoices: Vec<String>,
+    places: HashMap<String, usize>,
+}
+
+const SERVE: &str = "serve";
+
+/// The store that this process is to serve, if that is what it was started for.
+pub fn asked_to_serve() -> Option<Store> {
+    let mut arguments = env::args().skip_while(|argument| argument != SERVE).skip(1);
+    let mut number = || arguments.next()?.parse().ok();
+    Some(Store {
+        candidates: number()?,
+        others_each: number()?,
+        lists: number()? != 0,
+    })
+}
+
+impl Store {
+    pub fn of_candidates(candidates: usize) -> Self {
+        Self {
+            candidates,
+            others_each: 0,
+            lists: true,
+        }
+    }
+
+    /// With so many others' invoices before each candidate.
+    pub fn shared(candidates: usize, others_each: usize) -> Self {
+        Self {
+            others_each,
+            ..Self::of_candidates(candidates)
+        }
+    }
+
+    pub fn without_list(candidates: usize) -> Self {
+        Self {
+            lists: false,
+            ..Self::of_candidates(candidates)
+        }
+    }
+
+    pub fn start(self) -> Server {
+        let mut process = Command::new(env::current_exe().unwrap())
+            .arg(SERVE)
+            .args([self.candidates, self.others_each, self.lists.into()].map(|n| n.to_string()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut url = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap())
+            .read_line(&mut url)
+            .unwrap();
+        Server {
+            process,
+            url: url.trim_end().into(),
+        }
+    }
+
+    /// Says its URL, and serves until it is killed.
+    pub fn serve(self) {
+        let answers = Arc::new(self.answers());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        println!("http://{}", listener.local_addr().unwrap());
+        for stream in listener.incoming() {
+            let answers = Arc::clone(&answers);
+            thread::spawn(move || answers.talk(stream.unwrap(), self.lists));
+        }
+    }
+
+    pub fn answers(self) -> Answers {
+        let mut answers = Answers {
+            invoices: Vec::new(),
+            places: HashMap::new(),
+        };
+        for place in 0..self.candidates {
+            for other in 0..self.others_each {
+                answers.add(format!("web-{place}-{other}"), "Settled");
+            }
+            answers.add(format!("there-{place}"), status(place));
+        }
+        answers
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Answers {
+    fn add(&mut self, id: String, status: &str) {
+        let json = invoice(&id, status);
+        self.places.insert(id, self.invoices.len());
+        self.invoices.push(json);
+    }
+
+    /// All of the list, in pages of this size.
+    pub fn pages(&self, take: usize) -> Vec<String> {
+        let pages = self.invoices.chunks(take);
+        pages.map(|page| format!("[{}]", page.join(","))).collect()
+    }
+
+    fn talk(&self, mut stream: TcpStream, lists: bool) {
+        stream.set_nodelay(true).unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        while let Some(Ok(request)) = lines.next() {
+            for header in lines.by_ref() {
+                if header.unwrap().is_empty() {
+                    break;
+                }
+            }
+            let path = request.split(' ').nth(1).unwrap();
+            let (status, body) = self.answer(path, lists);
+            thread::sleep(LATENCY);
+            let head = format!(
+                "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            if stream.write_all((head + &body).as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, path: &str, lists: bool) -> (u16, String) {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let id = path.rsplit('/').next().unwrap();
+        if id != "invoices" {
+            return (200, self.invoices[self.places[id]].clone());
+        }
+        if !lists {
+            return (500, String::new());
+        }
+        let number = |name: &str| -> usize {
+            let value = query.split('&').find_map(|pair| pair.strip_prefix(name));
+            value.unwrap().parse().unwrap()
+        };
+        let (skip, take) = (number("skip="), number("take="));
+        let from = skip.min(self.invoices.len());
+        let to = (skip + take).min(self.invoices.len());
+        (200, format!("[{}]", self.invoices[from..to].join(",")))
+    }
+}
+
+/// As long as a real one.
+fn invoice(id: &str, status: &str) -> String {
+    let paid = if status == "Settled" { "0.00021" } else { "0" };
+    format!(
+        r#"{{"id":"{id}","storeId":"{STORE}","amount":"0.00021","paidAmount":"{paid}","currency":"BTC","type":"Standard","checkoutLink":"https://btcpay.example.com/i/{id}","createdTime":1795000000,"expirationTime":1795000900,"monitoringExpiration":1795087300,"status":"{status}","additionalStatus":"None","availableStatusesForManualMarking":["Settled","Invalid"],"archived":false,"metadata":{{"orderId":"4711","orderUrl":"https://shop.example.com/orders/4711","itemDesc":"One license of the product, for one year","buyerEmail":"somebody@example.com","posData":{{"cart":[{{"id":"pro","count":1,"price":{{"type":2,"formatted":"0.00021 BTC","value":0.00021}}}}],"customAmount":0,"discountPercentage":0}}}},"checkout":{{"speedPolicy":"MediumSpeed","paymentMethods":["BTC-CHAIN","BTC-LN"],"defaultPaymentMethod":null,"lazyPaymentMethods":null,"expirationMinutes":15,"monitoringMinutes":1440,"paymentTolerance":0.0,"redirectURL":"https://shop.example.com/thanks","redirectAutomatically":false,"defaultLanguage":null}},"receipt":{{"enabled":null,"showQR":null,"showPayments":null}}}}"#
+    )
+}
