@@ -3,10 +3,12 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use log::LevelFilter;
+use log::{LevelFilter, warn};
 use reqwest::Url;
 
 use crate::btcpay::ApiKey;
@@ -115,7 +117,44 @@ fn checked_url(text: &str) -> Result<Url> {
         url.query().is_none() && url.fragment().is_none(),
         "the URL of BTCPay Server has a '?' or '#' in it: {EXAMPLE}"
     );
+    ensure!(
+        url.scheme() == "https" || stays_near(&url),
+        "plain http would send the API key in clear to {}: give --btcpay-url (BTCPAY_URL) an \
+         https:// address; http is for this machine, a private network and .onion alone",
+        url.host_str().unwrap_or_default()
+    );
     Ok(url)
+}
+
+/// Whether nobody on the way can read what is sent to this host: it is this machine, on a private
+/// network, or reached through Tor.
+fn stays_near(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    match host.trim_matches(['[', ']']).parse() {
+        Ok(IpAddr::V4(address)) => is_near(address),
+        Ok(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
+            Some(address) => is_near(address),
+            None => {
+                address.is_loopback()
+                    || address.is_unique_local()
+                    || address.is_unicast_link_local()
+            }
+        },
+        Err(_) => match host.trim_end_matches('.').rsplit_once('.') {
+            Some((_, top)) => {
+                matches!(
+                    top,
+                    "localhost" | "local" | "internal" | "startos" | "onion"
+                )
+            }
+            // A name on a Docker network.
+            None => true,
+        },
+    }
+}
+
+fn is_near(address: Ipv4Addr) -> bool {
+    address.is_loopback() || address.is_private() || address.is_link_local()
 }
 
 fn checked_store_id(id: String) -> Result<String> {
@@ -137,6 +176,7 @@ fn api_key(option: Option<OsString>) -> Result<ApiKey> {
                     path.display()
                 )
             })?;
+            warn_if_others_read(path)?;
             (key, format!("the API key file {}", path.display()))
         }
         None => match variable("BTCPAY_API_KEY") {
@@ -160,4 +200,70 @@ fn api_key(option: Option<OsString>) -> Result<ApiKey> {
         "{source} holds something else than one API key: put the key alone into it, on one line"
     );
     ApiKey::new(key).with_context(|| format!("{source} holds no API key"))
+}
+
+/// Whoever reads the key can read the store's invoices.
+fn warn_if_others_read(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let metadata = path
+        .metadata()
+        .with_context(|| format!("could not look at the API key file {shown}"))?;
+    if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
+        warn!("the API key file {shown} can be read by others: chmod 600 '{shown}'");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_hosts_that_are_near() {
+        for near in [
+            "localhost:23000",
+            "127.0.0.1",
+            "127.9.9.9:49392",
+            "10.0.0.5",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.10",
+            "169.254.7.7",
+            "[::1]",
+            "[fd12:3456::1]",
+            "[fe80::1]",
+            "[::ffff:192.168.1.10]",
+            "btcpayserver:23000",
+            "umbrel.local",
+            "UMBREL.LOCAL.",
+            "btcpay.internal",
+            "btcpayserver.startos",
+            "btcpay.localhost",
+            "zqktlwiuavvvqqt4ybvgvi7tyo4hjl5xgfuvpdf6otjiycgwqbym2qad.onion/btcpay",
+        ] {
+            assert!(checked_url(&format!("http://{near}")).is_ok(), "{near}");
+        }
+        for far in [
+            "btcpay.example.com",
+            "8.8.8.8",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.169.0.1",
+            "11.0.0.1",
+            "0.0.0.0",
+            "[2001:db8::1]",
+            "[::ffff:8.8.8.8]",
+            "local.example.com",
+            "onion.example.com",
+            "evil.com/.onion",
+            "mylocal.com",
+            "a.notonion",
+            // Another way to write 8.8.8.8, which has no dot in it.
+            "134744072",
+        ] {
+            let error = checked_url(&format!("http://{far}")).unwrap_err();
+            assert!(error.to_string().contains("in clear"), "{far}: {error}");
+            assert!(checked_url(&format!("https://{far}")).is_ok(), "{far}");
+        }
+    }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use rust_decimal::Decimal;
 use serde::Serialize;
 
+use crate::shown;
+
 /// The licensing service's own id of an invoice (`invoices.id`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -39,19 +41,19 @@ pub struct LicenseId(pub Box<str>);
 
 impl fmt::Display for InvoiceId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&shown::id(&self.0))
     }
 }
 
 impl fmt::Display for BtcpayInvoiceId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&shown::id(&self.0))
     }
 }
 
 impl fmt::Display for LicenseId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&shown::id(&self.0))
     }
 }
 

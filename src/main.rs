@@ -1,5 +1,6 @@
 //! `reconcile` brings a licensing service's SQLite database into agreement with BTCPay Server.
 
+#![forbid(unsafe_code)]
 // No input may end in a panic.
 #![cfg_attr(
     not(test),
@@ -22,6 +23,7 @@ mod invoice;
 mod reconcile;
 mod report;
 mod run;
+mod shown;
 mod sweep;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -33,7 +35,7 @@ use log::{Level, error};
 
 use cli::{Cli, Format};
 use config::Config;
-use report::{Exit, Report, escaped};
+use report::{Exit, Report};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -87,7 +89,7 @@ fn log_to_stderr(filter: &str) {
                 Level::Debug => "debug",
                 Level::Trace => "trace",
             };
-            writeln!(out, "{level}: {}", escaped(&record.args().to_string()))
+            writeln!(out, "{level}: {}", shown::line(&record.args().to_string()))
         })
         .init();
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::database::{Applied, RedemptionMoved};
 use crate::decide::Attention;
 use crate::invoice::{BtcpayInvoiceId, InvoiceId, LicenseId, LocalStatus, Money};
+use crate::shown;
 
 /// Serialised, it is the object of `--format json`: fields may be added, never removed.
 #[derive(Debug, Serialize)]
@@ -156,7 +157,7 @@ impl Report {
         }
         let mood = if self.dry_run { "dry run: " } else { "" };
         for change in &self.changes {
-            writeln!(out, "{mood}{}", escaped(&change.line()))?;
+            writeln!(out, "{mood}{}", shown::line(&change.line()))?;
         }
         writeln!(
             out,
@@ -316,16 +317,4 @@ impl fmt::Display for Amount<'_> {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
-}
-
-/// One line of text with nothing in it that moves a terminal or starts another line.
-pub fn escaped(line: &str) -> String {
-    line.chars().fold(String::new(), |mut out, c| {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-        out
-    })
 }

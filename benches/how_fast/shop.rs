@@ -1,6 +1,7 @@
 //! Databases of any size, and what SQLite alone needs to write what a run writes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,7 @@ impl Shop {
         let folder = TempDir::new().unwrap();
         let shop = Self { folder };
         fs::write(shop.key_file(), "key").unwrap();
+        fs::set_permissions(shop.key_file(), fs::Permissions::from_mode(0o600)).unwrap();
         shop.open()
             .execute_batch(include_str!("../../schema.sql"))
             .unwrap();

@@ -313,7 +313,15 @@ impl Btcpay {
         self.connected |= !sent.as_ref().is_err_and(reqwest::Error::is_connect);
         let read = sent.map_err(|error| self.no_response(error)).and_then(read);
         read.map_err(|error| {
-            if self.deadline.has_passed() {
+            // So rustls begins whatever it has against a certificate.
+            if format!("{error:#}").contains("invalid peer certificate") {
+                AskError::Fatal(error.context(format!(
+                    "the certificate of BTCPay Server at {} is not trusted: if it comes from an \
+                     authority of your own, name a file with that authority's certificate in \
+                     SSL_CERT_FILE",
+                    self.base
+                )))
+            } else if self.deadline.has_passed() {
                 AskError::Deadline(error)
             } else {
                 AskError::Unanswered(error)

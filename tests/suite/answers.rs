@@ -189,7 +189,10 @@ fn btcpay_unplugged_stops_the_run_with_one_message() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let nowhere = [format!("http://{nobody}"), "http://btcpay.invalid".into()];
+    let nowhere = [
+        format!("http://{nobody}"),
+        "http://btcpay-nowhere.internal".into(),
+    ];
     at_once(nowhere, |nowhere| {
         let report = shop.reconcile().option("--btcpay-url", &nowhere).json(1);
         assert!(

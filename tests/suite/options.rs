@@ -1,6 +1,7 @@
 //! What is typed, what the environment says, and the exit code for each mistake.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use crate::btcpay::{KEY, STORE};
 use crate::shop::{Run, Shop};
@@ -26,10 +27,8 @@ fn every_setting_can_come_from_the_environment() {
 fn an_option_wins_over_its_variable() {
     let shop = Shop::open();
     shop.sale("a").made();
-    let key_file = shop.path("key");
-    fs::write(&key_file, KEY).unwrap();
     shop.reconcile()
-        .option("--api-key-file", key_file.to_str().unwrap())
+        .option("--api-key-file", &shop.private_file("key", KEY))
         .env("RECONCILE_DATABASE", "/nowhere")
         .env("BTCPAY_URL", "http://127.0.0.1:1")
         .env("BTCPAY_STORE_ID", "another")
@@ -68,14 +67,9 @@ fn an_empty_setting_is_unset() {
 fn the_key_comes_from_the_first_place_that_is_set() {
     let shop = Shop::open();
     shop.sale("a").there("New").made();
-    let file = |name: &str, text: &str| {
-        let path = shop.path(name);
-        fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let good = file("good", &format!("{KEY}\n"));
-    let crlf = file("crlf", &format!("{KEY}\r\n"));
-    let wrong = file("wrong", "wrong");
+    let good = shop.private_file("good", format!("{KEY}\n"));
+    let crlf = shop.private_file("crlf", format!("{KEY}\r\n"));
+    let wrong = shop.private_file("wrong", "wrong");
     by_environment(&shop)
         .option("--api-key-file", &good)
         .env("BTCPAY_API_KEY_FILE", &wrong)
@@ -100,10 +94,8 @@ fn a_key_that_cannot_be_one_is_a_mistake_of_configuration() {
         "\u{e9}",
         "# the key\nabc\n",
     ] {
-        let path = shop.path("key");
-        fs::write(&path, text).unwrap();
         by_environment(&shop)
-            .option("--api-key-file", path.to_str().unwrap())
+            .option("--api-key-file", &shop.private_file("key", text))
             .exits(2)
             .warns("error: the API key file [..]");
     }
@@ -233,4 +225,41 @@ fn help_names_every_option_variable_and_exit_code() {
     ] {
         assert!(help.contains(word), "{word} is not in:\n{help}");
     }
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_warned_of_with_the_command() {
+    let shop = Shop::open();
+    let file = shop.private_file("key", KEY);
+    for (mode, warning) in [
+        (0o600, ""),
+        (0o400, ""),
+        (
+            0o640,
+            "warning: the API key file [..] can be read by others: chmod 600 '[..]/key'",
+        ),
+        (
+            0o604,
+            "warning: the API key file [..] can be read by others: chmod 600 '[..]/key'",
+        ),
+    ] {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        by_environment(&shop)
+            .option("--api-key-file", &file)
+            .exits(0)
+            .warns(warning);
+    }
+}
+
+#[test]
+fn plain_http_to_a_public_host_is_refused_before_the_key_is_sent() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.reconcile()
+        .option("--btcpay-url", "http://btcpay.example.com")
+        .env("HTTP_PROXY", &shop.btcpay.url())
+        .exits(2)
+        .prints("")
+        .warns("error: plain http would send the API key in clear to btcpay.example.com: [..]https[..]");
+    assert_eq!(shop.btcpay.requests(), [""; 0]);
 }

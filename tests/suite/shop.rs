@@ -1,7 +1,8 @@
 //! The one fixture: a shop with its database, made from schema.sql, its BTCPay Server on loopback,
 //! and the built program.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -51,6 +52,14 @@ impl Shop {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A file that only its owner may read; its path.
+    pub fn private_file(&self, name: &str, text: impl AsRef<[u8]>) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().into()
     }
 
     pub fn connection(&self) -> Connection {
