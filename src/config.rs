@@ -65,6 +65,9 @@ impl Config {
     }
 }
 
+/// What this library says of certificates is in the error that stops the run.
+const TOLD_BY_US: &str = "rustls_platform_verifier=off";
+
 /// The log's filter: the options if there are any, else `RUST_LOG`, else warnings and errors.
 pub fn log_filter(verbose: u8, quiet: bool) -> String {
     let level = match (quiet, verbose) {
@@ -72,13 +75,13 @@ pub fn log_filter(verbose: u8, quiet: bool) -> String {
         (false, 0) => {
             return variable("RUST_LOG")
                 .and_then(|filter| filter.into_string().ok())
-                .unwrap_or_else(|| LevelFilter::Warn.to_string());
+                .unwrap_or_else(|| format!("{},{TOLD_BY_US}", LevelFilter::Warn));
         }
         (false, 1) => LevelFilter::Info,
         (false, 2) => LevelFilter::Debug,
         (false, 3..) => LevelFilter::Trace,
     };
-    level.to_string()
+    format!("{level},{TOLD_BY_US}")
 }
 
 /// The option, else the variable; either counts as unset when empty.

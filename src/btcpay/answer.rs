@@ -139,6 +139,8 @@ pub fn is_list(body: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn asked() -> BtcpayInvoiceId {
@@ -247,6 +249,59 @@ mod tests {
             r#"{"id":"there","storeId":"shop","currency":"BTC","status":"Settled"} trailing"#,
         ] {
             assert!(parse(body.as_bytes(), &asked(), "shop").is_err(), "{body}");
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_string()),
+            any::<bool>().prop_map(|b| b.to_string()),
+            any::<f64>().prop_map(|n| n.to_string()),
+            any::<i64>().prop_map(|n| n.to_string()),
+            "-?[0-9]{0,40}(\\.[0-9]{0,40})?([eE][+-]?[0-9]{0,12})?",
+            any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+            r#""(\\\\u[0-9a-f]{4}|[0-9.eE+-]){0,9}""#,
+            r#""(New|Settled|Complete|PaidLate|there|shop|BTC)""#,
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            let key =
+                r#""(id|storeId|status|additionalStatus|currency|amount|paidAmount|metadata)""#;
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6)
+                    .prop_map(|items| format!("[{}]", items.join(","))),
+                prop::collection::vec((key, inner), 0..9).prop_map(|fields| {
+                    let fields: Vec<_> = fields
+                        .into_iter()
+                        .map(|(key, value)| format!("{key}:{value}"))
+                        .collect();
+                    format!("{{{}}}", fields.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_json_panics(json in any_json()) {
+            for body in [json.clone(), format!("[{json}]")] {
+                let _ = parse(body.as_bytes(), &asked(), "shop");
+                let _ = parse_page(body.as_bytes(), "shop");
+                let _ = (says_invoice_not_found(body.as_bytes()), is_list(body.as_bytes()));
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(parse(&bytes, &asked(), "shop").is_err());
+            let _ = parse_page(&bytes, "shop");
+        }
+
+        #[test]
+        fn a_field_that_counts_is_read_or_refused_whatever_it_is(json in any_json()) {
+            let amount = answer(&format!(r#""amount":{json}"#));
+            if let Ok(read) = amount {
+                prop_assert_eq!(read.status, BtcpayStatus::Settled);
+            }
         }
     }
 

@@ -32,6 +32,9 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
 /// How much of an unexpected body is quoted, in characters.
 const QUOTED: usize = 200;
 
+/// What stands before the key in the header.
+const SCHEME: &str = "token ";
+
 /// A Greenfield API key. Cannot be printed.
 #[derive(Clone)]
 pub struct ApiKey(HeaderValue);
@@ -39,9 +42,16 @@ pub struct ApiKey(HeaderValue);
 impl ApiKey {
     /// None where `key` has characters that no key has.
     pub fn new(key: &str) -> Option<Self> {
-        let mut header = HeaderValue::from_str(&format!("token {key}")).ok()?;
+        let mut header = HeaderValue::from_str(&format!("{SCHEME}{key}")).ok()?;
         header.set_sensitive(true);
         Some(Self(header))
+    }
+
+    /// A server's text, as it may be quoted: some tell back what they were sent.
+    fn hidden_in(&self, text: &str) -> String {
+        let header = String::from_utf8_lossy(self.0.as_bytes());
+        let key = header.strip_prefix(SCHEME).unwrap_or(&header);
+        text.replace(key, "(the API key)")
     }
 }
 
@@ -160,7 +170,7 @@ impl Btcpay {
                 AskError::Refused(if is_web_page(&response.body) {
                     anyhow!("got a web page instead of an invoice: {ANOTHER_SERVER}")
                 } else {
-                    error
+                    anyhow!(self.key.hidden_in(&format!("{error:#}")))
                 })
             }),
             StatusCode::UNAUTHORIZED => Err(key_refused()),
@@ -169,11 +179,11 @@ impl Btcpay {
             }
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => match self.check_key()? {
                 KeyCheck::Good => Err(not_to_be_had(response.status)),
-                KeyCheck::Unclear => Err(AskError::Refused(unexpected(&response).context(
+                KeyCheck::Unclear => Err(AskError::Refused(self.unexpected(&response).context(
                     "not to be had, and whether that is the key's fault could not be told",
                 ))),
             },
-            _ => Err(AskError::Refused(unexpected(&response))),
+            _ => Err(AskError::Refused(self.unexpected(&response))),
         }
     }
 
@@ -195,7 +205,7 @@ impl Btcpay {
         let limit = self.deadline.shrink(REQUEST_LIMIT * 5) / 5;
         let response = self.list(&query, limit)?;
         if response.status != StatusCode::OK {
-            return Err(AskError::Refused(unexpected(&response)));
+            return Err(AskError::Refused(self.unexpected(&response)));
         }
         let (count, answers) =
             answer::parse_page(&response.body, &self.store_id).map_err(AskError::Refused)?;
@@ -274,7 +284,7 @@ impl Btcpay {
         loop {
             let (error, retry_after) = match self.try_once(url, limit) {
                 Ok(response) if may_pass(response.status) => {
-                    (unexpected(&response), response.retry_after)
+                    (self.unexpected(&response), response.retry_after)
                 }
                 Err(AskError::Unanswered(error)) => (error, None),
                 other => return other,
@@ -327,6 +337,21 @@ impl Btcpay {
                 AskError::Unanswered(error)
             }
         })
+    }
+
+    fn unexpected(&self, response: &Response) -> Error {
+        let status = response.status;
+        if status.is_redirection() {
+            let to = response.location.as_deref().unwrap_or("nowhere");
+            return anyhow!(
+                "the request was redirected to {} ({status}), which is not followed: give \
+                 --btcpay-url the address that answers itself",
+                self.key.hidden_in(to)
+            );
+        }
+        let body = self.key.hidden_in(&String::from_utf8_lossy(&response.body));
+        let quoted: String = body.trim().chars().take(QUOTED).collect();
+        anyhow!("BTCPay Server, or a proxy before it, answered {status}: {quoted}")
     }
 
     fn no_response(&self, error: reqwest::Error) -> Error {
@@ -405,20 +430,6 @@ fn not_to_be_had(status: StatusCode) -> AskError {
          to another store, close it here by hand",
         status.as_u16()
     ))
-}
-
-fn unexpected(response: &Response) -> Error {
-    let status = response.status;
-    if status.is_redirection() {
-        let to = response.location.as_deref().unwrap_or("nowhere");
-        return anyhow!(
-            "the request was redirected to {to} ({status}), which is not followed: give \
-             --btcpay-url the address that answers itself"
-        );
-    }
-    let body = String::from_utf8_lossy(&response.body);
-    let quoted: String = body.trim().chars().take(QUOTED).collect();
-    anyhow!("BTCPay Server, or a proxy before it, answered {status}: {quoted}")
 }
 
 fn is_web_page(body: &[u8]) -> bool {

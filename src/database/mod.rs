@@ -210,6 +210,57 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_stops_the_run_and_leaves_everything_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("licenses.db");
+        let service = Connection::open(&path).unwrap();
+        service
+            .execute_batch(include_str!("../../schema.sql"))
+            .unwrap();
+        service
+            .execute_batch(
+                "INSERT INTO products (id, slug, name) VALUES ('pro', 'pro', 'Pro');
+                 INSERT INTO invoices (id, btcpay_invoice_id, product_id, amount_sats)
+                 VALUES ('a', 'there', 'pro', 21000);
+                 WITH RECURSIVE rows (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM rows WHERE n < 500)
+                 INSERT INTO audit_log (actor_kind, action) SELECT 'service', 'filler' FROM rows;",
+            )
+            .unwrap();
+        let mut database = Database::open(&path, Access::Write, Deadline::after(0)).unwrap();
+        let pages: i64 = database
+            .connection
+            .pragma_query_value(None, "page_count", |row| row.get(0))
+            .unwrap();
+        database
+            .connection
+            .pragma_update(None, "max_page_count", pages)
+            .unwrap();
+        let settle = crate::decide::Change::Settle {
+            issue_license: false,
+            redemption: None,
+        };
+        let mut writing = database.begin(1_795_000_000).unwrap();
+        let invoice = crate::invoice::InvoiceId("a".into());
+        let invoice = writing.reread(&invoice).unwrap().unwrap();
+        // The audit log takes a page more at some time.
+        let refused = (0..1_000)
+            .find_map(|_| writing.write(&invoice, &settle).err())
+            .unwrap();
+        let WriteError::Database(error) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(
+            format!("{error:#}").contains("the disk is full"),
+            "{error:#}"
+        );
+        drop(writing);
+        let status: String = service
+            .query_row("SELECT status FROM invoices", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(status, "pending");
+    }
+
+    #[test]
     fn no_query_reads_every_invoice_or_license() {
         for sql in candidates::QUERIES
             .iter()

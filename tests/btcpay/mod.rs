@@ -41,6 +41,8 @@ pub enum Fault {
     EndlessBody,
     /// Nothing is said, for as long as the other side waits.
     Hang,
+    /// The right answer with something wrong in it.
+    Twisted(fn(&str) -> String),
 }
 
 #[derive(Clone)]
@@ -114,6 +116,8 @@ struct State {
     keys: HashMap<String, bool>,
     /// By what is asked for, see [`asked_for`]; and how many times more.
     faults: HashMap<String, (Fault, usize)>,
+    /// What a third of the requests meets.
+    bad_luck: Option<(fastrand::Rng, Vec<Fault>)>,
     hooks: HashMap<String, Hook>,
     /// Nobody listens any more.
     dead: bool,
@@ -132,6 +136,7 @@ impl Btcpay {
             invoices: Vec::new(),
             keys: HashMap::from([(KEY.into(), true)]),
             faults: HashMap::new(),
+            bad_luck: None,
             hooks: HashMap::new(),
             dead: false,
             requests: Vec::new(),
@@ -222,8 +227,15 @@ impl Btcpay {
         move || change(&mut state.lock().unwrap().invoices)
     }
 
+    /// From now on a third of the requests, whatever they ask for, meets one of these.
+    pub fn has_bad_luck(&self, seed: u64, faults: Vec<Fault>) {
+        self.state().bad_luck = Some((fastrand::Rng::with_seed(seed), faults));
+    }
+
     pub fn works_again(&self) {
-        self.state().faults.clear();
+        let mut state = self.state();
+        state.faults.clear();
+        state.bad_luck = None;
     }
 
     /// Does something once, while the request for `what` is under way.
@@ -273,6 +285,10 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                 (status, "", body)
             }
             Some(Fault::Answer(status, headers, body)) => (status, headers, body),
+            Some(Fault::Twisted(twist)) => {
+                let (status, body) = answer(&state.lock().unwrap(), &request);
+                (status, "", twist(&body))
+            }
             Some(Fault::Reset) => return,
             Some(Fault::HalfABody) => {
                 let (_, body) = answer(&state.lock().unwrap(), &request);
@@ -303,9 +319,12 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
 
 impl State {
     fn next_fault(&mut self, asked: &str) -> Option<Fault> {
-        let (fault, times) = self.faults.get_mut(asked)?;
-        *times = times.checked_sub(1)?;
-        Some(fault.clone())
+        if let Some((fault, times)) = self.faults.get_mut(asked) {
+            *times = times.checked_sub(1)?;
+            return Some(fault.clone());
+        }
+        let (chance, faults) = self.bad_luck.as_mut()?;
+        (chance.u8(0..3) == 0).then(|| faults[chance.usize(0..faults.len())].clone())
     }
 }
 
@@ -433,11 +452,12 @@ fn list(state: &State, query: &str) -> (u16, String) {
         let (start, end) = (number("startDate")?, number("endDate")?);
         let (skip, take) = (number("skip")?, number("take")?);
         let statuses = values("status");
+        let archived_too = values("includeArchived") == ["true"];
         let mut found: Vec<&Invoice> = state
             .invoices
             .iter()
             .filter(|invoice| invoice.store_id == STORE)
-            .filter(|invoice| !invoice.archived || values("includeArchived") == ["true"])
+            .filter(|invoice| !invoice.archived || archived_too)
             .filter(|invoice| statuses.is_empty() || statuses.contains(&invoice.status.as_str()))
             .filter(|invoice| start.is_none_or(|start| invoice.created >= start))
             .filter(|invoice| end.is_none_or(|end| invoice.created <= end))

@@ -211,3 +211,55 @@ fn a_row_that_does_not_fit_fails_alone() {
          error: invoice text (BTCPay invoice btc-text): its amount_sats does not fit [..] it is Text",
     );
 }
+
+#[test]
+fn whatever_stands_in_a_row_it_fails_alone_and_by_its_name() {
+    for spoilt in [
+        "amount_sats = 'many'",
+        "amount_sats = 2.5",
+        "amount_sats = x'00'",
+        "btcpay_invoice_id = CAST(x'ff61' AS TEXT)",
+        "btcpay_invoice_id = x'61'",
+        "btcpay_invoice_id = 42",
+        "btcpay_invoice_id = ''",
+        "btcpay_invoice_id = replace(hex(zeroblob(500000)), '0', 'a')",
+        "btcpay_invoice_id = 'a' || char(10) || 'b'",
+        "created_at = 1795000000",
+        "created_at = CAST(x'ff' AS TEXT)",
+        "created_at = '2026-13-45T99:99:99Z'",
+        "product_id = CAST(x'ff' AS TEXT)",
+        "product_id = x'00'",
+        "policy_id = CAST(x'ff' AS TEXT)",
+        "policy_id = 'nowhere'",
+        "buyer_email = CAST(x'ff' AS TEXT)",
+    ] {
+        let shop = Shop::open();
+        for id in ["bad", "good"] {
+            shop.sale(id).redemption("pending").made();
+        }
+        // As a service with fewer rules may have it.
+        shop.sql(&format!(
+            "PRAGMA ignore_check_constraints = ON;
+             UPDATE invoices SET {spoilt} WHERE id = 'bad'"
+        ));
+        let before = shop.query("SELECT * FROM invoices WHERE id = 'bad'");
+        let ran = shop.reconcile().exits(3);
+        assert!(
+            ran.stderr.starts_with("error: invoice bad "),
+            "{spoilt}: {}",
+            ran.stderr
+        );
+        assert_eq!(ran.stderr.lines().count(), 1, "{spoilt}: {}", ran.stderr);
+        assert!(ran.stderr.len() < 1_500, "{spoilt}: cut to a sane length");
+        assert_eq!(
+            shop.query("SELECT * FROM invoices WHERE id = 'bad'"),
+            before,
+            "{spoilt}"
+        );
+        assert_eq!(shop.query("SELECT count(*) FROM licenses"), "1", "{spoilt}");
+        assert_eq!(
+            shop.state("good"),
+            "settled, licensed, redeemed with it, used 2"
+        );
+    }
+}

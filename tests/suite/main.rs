@@ -2,6 +2,7 @@
 
 #[path = "../btcpay/mod.rs"]
 mod btcpay;
+mod mixed;
 mod shop;
 
 mod answers;
@@ -10,8 +11,13 @@ mod backlog;
 mod candidates;
 mod databases;
 mod differences;
+mod disks;
+mod kills;
 mod licenses;
+mod network;
 mod options;
+mod properties;
 mod races;
 mod reports;
 mod trouble;
+mod webhooks;

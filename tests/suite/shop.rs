@@ -322,11 +322,8 @@ impl Run {
     }
 
     #[track_caller]
-    pub fn exits(mut self, code: i32) -> Ran {
-        let output = self.command.output().unwrap();
-        let ran = Ran::new(&self.command, &output);
-        assert_eq!(output.status.code(), Some(code), "{}", ran.told);
-        ran
+    pub fn exits(self, code: i32) -> Ran {
+        Ran::of(self.command, code)
     }
 
     /// The object of `--format json`.
@@ -347,6 +344,15 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// What `command` printed, which exits with `code`.
+    #[track_caller]
+    pub fn of(mut command: Command, code: i32) -> Self {
+        let output = command.output().unwrap();
+        let ran = Self::new(&command, &output);
+        assert_eq!(output.status.code(), Some(code), "{}", ran.told);
+        ran
+    }
+
     fn new(command: &Command, output: &Output) -> Self {
         let stdout = String::from_utf8(output.stdout.clone()).unwrap();
         let stderr = String::from_utf8(output.stderr.clone()).unwrap();

@@ -1,0 +1,138 @@
+//! The disk, or its rights, fail: a clear message, exit 1, and the database as it was.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::shop::{Ran, Run, Shop};
+
+/// Runs as a user without any rights of its own, as root has them all.
+fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {
+    const NOBODY: u32 = 65_534;
+    let root =
+        fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
+    if !root {
+        return run.exits(code);
+    }
+    // The program itself may lie where nobody else can go.
+    let program = shop.path("reconcile");
+    fs::copy(env!("CARGO_BIN_EXE_reconcile"), &program).unwrap();
+    for file in [shop.path(""), shop.database()] {
+        chown(file, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let command = run.command();
+    let mut as_nobody = Command::new(program);
+    as_nobody
+        .args(command.get_args())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .uid(NOBODY)
+        .gid(NOBODY);
+    Ran::of(as_nobody, code)
+}
+
+fn set_mode(file: impl AsRef<std::path::Path>, mode: u32) {
+    fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_file_that_may_not_be_written_or_read_is_told_before_anybody_is_asked() {
+    for (file, folder, said) in [
+        (
+            0o444,
+            0o755,
+            "may not be written by this user: give this user write permission",
+        ),
+        (0o000, 0o755, "this user may not open it"),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a").made();
+        let before = shop.everything();
+        set_mode(shop.database(), file);
+        set_mode(shop.path(""), folder);
+        as_nobody(&shop, shop.reconcile(), 1)
+            .prints("")
+            .warns(&format!("error: [..]licenses.db[..]{said}[..]"));
+        assert_eq!(shop.btcpay.requests(), [""; 0]);
+        set_mode(shop.database(), 0o644);
+        assert_eq!(shop.everything(), before);
+    }
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_leaves_the_database_as_it_was() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let before = shop.everything();
+    set_mode(shop.path(""), 0o555);
+    as_nobody(&shop, shop.reconcile(), 1).prints("").warns(
+        "error: could not write to the database [..]: give this user write permission on the file and its folder [..]",
+    );
+    as_nobody(&shop, shop.reconcile().flag("-n"), 0);
+    set_mode(shop.path(""), 0o755);
+    assert_eq!(shop.everything(), before);
+    shop.reconcile().exits(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn a_disk_that_takes_no_more_leaves_the_database_as_it_was() {
+    let shop = Shop::open();
+    shop.many_sales(600, |_| "Settled");
+    let before = shop.everything();
+    let size = fs::metadata(shop.database()).unwrap().len();
+    // No file may grow beyond what the database is now, a 512-byte block more or less.
+    let command = shop.reconcile().command();
+    let mut limited = Command::new("sh");
+    limited
+        .arg("-c")
+        .arg(format!(
+            "trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"",
+            size / 512
+        ))
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    Ran::of(limited, 1)
+        .prints("")
+        .warns("error: could not write to the database [..]: the disk [..]");
+    assert_eq!(shop.everything(), before);
+    assert_eq!(shop.query("PRAGMA integrity_check"), "ok");
+    shop.reconcile().exits(0);
+    assert_eq!(shop.statuses(), "600 settled");
+}
+
+#[test]
+fn a_damaged_file_is_called_so_and_left_as_it_is() {
+    let damages: [fn(&mut Vec<u8>); 3] = [
+        |file| file.truncate(file.len() / 2),
+        |file| file.truncate(5_000),
+        |file| file[4_096..].fill(0xa5),
+    ];
+    for damage in damages {
+        let shop = Shop::open();
+        shop.many_sales(200, |_| "Settled");
+        let mut file = fs::read(shop.database()).unwrap();
+        damage(&mut file);
+        fs::write(shop.database(), &file).unwrap();
+        for flag in ["-q", "-n"] {
+            shop.reconcile()
+                .flag(flag)
+                .exits(1)
+                .prints("")
+                .warns("error: could not [..] the database [..]: the file is damaged; [..]");
+        }
+        assert!(fs::read(shop.database()).unwrap() == file);
+        assert_eq!(shop.btcpay.requests(), [""; 0]);
+    }
+}

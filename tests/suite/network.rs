@@ -1,0 +1,212 @@
+//! What lies between the program and BTCPay Server: TLS, proxies, Tor; and the key, which nobody on
+//! the way or beside it may see.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::btcpay::{Fault, KEY};
+use crate::shop::{Run, Shop};
+
+/// An address on loopback where each connection is handled by `serve`.
+fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let serve = Arc::clone(&serve);
+            thread::spawn(move || serve(stream.unwrap()));
+        }
+    });
+    address.to_string()
+}
+
+/// Where the shop's BTCPay listens.
+fn address_of(shop: &Shop) -> String {
+    shop.btcpay.url().replace("http://", "")
+}
+
+/// TLS before the shop's BTCPay, with a certificate for localhost by an authority of its own: the
+/// URL, and the authority's certificate.
+fn behind_tls(shop: &Shop) -> (String, String) {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["localhost".into()])
+        .unwrap()
+        .signed_by(&key, &authority)
+        .unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let config = Arc::new(config);
+    let btcpay = address_of(shop);
+    let address = listen(move |stream| {
+        let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut outside = StreamOwned::new(connection, stream);
+        let mut inside = TcpStream::connect(&btcpay).unwrap();
+        // One request at a time goes in, and one answer comes out.
+        while let Some(request) = read_head(&mut outside) {
+            inside.write_all(&request).unwrap();
+            let head = read_head(&mut inside).unwrap();
+            let text = String::from_utf8_lossy(&head).to_lowercase();
+            let (_, length) = text.split_once("content-length: ").unwrap();
+            let length = length.lines().next().unwrap().parse().unwrap();
+            let mut body = vec![0; length];
+            inside.read_exact(&mut body).unwrap();
+            outside.write_all(&[head, body].concat()).unwrap();
+        }
+    });
+    let port = address.rsplit(':').next().unwrap();
+    (format!("https://localhost:{port}"), authority.pem())
+}
+
+fn read_head(stream: &mut impl Read) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.extend(byte);
+    }
+    Some(head)
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_refused_until_its_authority_is_named() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let (url, authority) = behind_tls(&shop);
+    let run = || shop.reconcile().option("--btcpay-url", &url);
+    let ran = run().exits(1).prints("").warns(&format!(
+        "error: the certificate of BTCPay Server at {url}/ is not trusted: [..]SSL_CERT_FILE[..]"
+    ));
+    assert!(!ran.stderr.contains(KEY));
+    assert_eq!(shop.btcpay.requests(), [""; 0], "the key was not sent");
+
+    let file = shop.private_file("authority.pem", authority);
+    run().env("SSL_CERT_FILE", &file).exits(0).warns("");
+    assert_eq!(shop.state("a"), "settled, licensed");
+    shop.sale("b").made();
+    run()
+        .env("SSL_CERT_FILE", &file)
+        .option("--btcpay-url", &url.replace("localhost", "127.0.0.1"))
+        .exits(1)
+        .warns("error: the certificate of BTCPay Server [..] is not trusted: [..]");
+}
+
+#[test]
+fn a_proxy_of_the_environment_is_used() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let btcpay = address_of(&shop);
+    let proxy = listen(move |mut outside| {
+        let request = String::from_utf8(read_head(&mut outside).unwrap()).unwrap();
+        let request = request.replacen("http://btcpay.internal", "", 1);
+        let mut inside = TcpStream::connect(&btcpay).unwrap();
+        inside.write_all(request.as_bytes()).unwrap();
+        inside.shutdown(Shutdown::Write).unwrap();
+        io::copy(&mut inside, &mut outside).unwrap();
+    });
+    shop.reconcile()
+        .option("--btcpay-url", "http://btcpay.internal")
+        .env("HTTP_PROXY", &format!("http://{proxy}"))
+        .exits(0)
+        .warns("");
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn tor_gets_the_onion_name_unresolved() {
+    const ONION: &str = "zqktlwiuavvvqqt4ybvgvi7tyo4hjl5xgfuvpdf6otjiycgwqbym2qad.onion";
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let btcpay = address_of(&shop);
+    let asked_for = Arc::new(Mutex::new(String::new()));
+    let asked = Arc::clone(&asked_for);
+    let tor = listen(move |mut outside| {
+        // SOCKS 5: a greeting with the ways to authenticate, then where to connect.
+        let mut greeting = [0; 2];
+        outside.read_exact(&mut greeting).unwrap();
+        outside
+            .read_exact(&mut vec![0; greeting[1].into()])
+            .unwrap();
+        outside.write_all(&[5, 0]).unwrap();
+        let mut request = [0; 5];
+        outside.read_exact(&mut request).unwrap();
+        assert_eq!(request[..4], [5, 1, 0, 3], "connect to a name");
+        let mut name = vec![0; request[4].into()];
+        outside.read_exact(&mut name).unwrap();
+        outside.read_exact(&mut [0; 2]).unwrap();
+        *asked.lock().unwrap() = String::from_utf8(name).unwrap();
+        outside.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+        let request = read_head(&mut outside).unwrap();
+        let mut inside = TcpStream::connect(&btcpay).unwrap();
+        inside.write_all(&request).unwrap();
+        inside.shutdown(Shutdown::Write).unwrap();
+        io::copy(&mut inside, &mut outside).unwrap();
+    });
+    shop.reconcile()
+        .option("--btcpay-url", &format!("http://{ONION}"))
+        .env("ALL_PROXY", &format!("socks5h://{tor}"))
+        .exits(0)
+        .warns("");
+    assert_eq!(*asked_for.lock().unwrap(), ONION);
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn the_key_is_in_nothing_that_is_said_however_it_ends() {
+    const MOVED: &str =
+        "Location: http://elsewhere.example/6f3a1c9e5b7d2f4a8c0e1b3d5f7a9c2e4b6d8f0a\r\n";
+    assert!(MOVED.contains(KEY));
+    let faults = [
+        None,
+        Some(Fault::Answer(401, "", format!("your key {KEY} is unknown"))),
+        Some(Fault::Answer(
+            500,
+            "",
+            format!("Authorization: token {KEY}"),
+        )),
+        Some(Fault::Answer(302, MOVED, String::new())),
+        Some(Fault::Twisted(|body| {
+            body.replace(r#""status":""#, &format!(r#""status":"{KEY}"#))
+        })),
+        Some(Fault::Reset),
+        Some(Fault::HalfABody),
+    ];
+    for fault in faults {
+        for log in ["-vvv", "RUST_LOG"] {
+            let shop = Shop::open();
+            shop.sale("a").made();
+            if let Some(fault) = fault.clone() {
+                shop.btcpay.fails("btc-a", fault);
+            }
+            let file = shop.private_file("key", KEY);
+            let say_all = |run: Run| match log {
+                "-vvv" => run.flag("-vvv"),
+                _ => run.env("RUST_LOG", "trace"),
+            };
+            let output = say_all(shop.reconcile().option("--api-key-file", &file))
+                .option("--format", "json")
+                .command()
+                .output()
+                .unwrap();
+            for said in [&output.stdout, &output.stderr] {
+                assert!(!said.is_empty());
+                let said = String::from_utf8_lossy(said);
+                assert!(!said.contains(KEY), "{said}");
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The service's webhook handler and several runs work on the same invoices in the same file.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::mixed::{RECONCILED, soak};
+use crate::shop::{Shop, at_once};
+
+const INVOICES: i64 = 400;
+
+#[test]
+fn nothing_is_lost_or_doubled_beside_the_services_own_webhooks() {
+    for _ in 0..soak() {
+        at_once(["wal", "delete"], |journal| {
+            let shop = Shop::open();
+            shop.sql(&format!("PRAGMA journal_mode = {journal}"));
+            shop.mixed_backlog(INVOICES);
+            let served = AtomicBool::new(false);
+            let cron = || {
+                while !served.load(Ordering::Relaxed) {
+                    let ran = shop.reconcile().exits(0);
+                    assert_eq!(ran.stderr, "");
+                }
+            };
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(cron);
+                }
+                careless_service(&shop);
+                served.store(true, Ordering::Relaxed);
+            });
+            // The service's moment has passed.
+            shop.sql("UPDATE invoices SET updated_at = created_at");
+            shop.reconcile().exits(0);
+            assert_eq!(shop.kinds(), RECONCILED);
+            assert_eq!(
+                shop.query(
+                    "SELECT count(*), count(DISTINCT invoice_id) FROM licenses
+                      WHERE invoice_id IN (SELECT id FROM invoices WHERE status = 'settled')"
+                ),
+                "150|150"
+            );
+            assert_eq!(shop.broken_promises(), "");
+        });
+    }
+}
+
+/// Handles a webhook for each invoice, a statement at a time: status first, license after,
+/// redemption last; now and then it dies in between, and it does not always say that it was there.
+fn careless_service(shop: &Shop) {
+    let connection = shop.connection();
+    connection.busy_timeout(Duration::from_mins(1)).unwrap();
+    let mut places: Vec<i64> = (0..INVOICES).collect();
+    fastrand::shuffle(&mut places);
+    for place in places {
+        match place % 8 {
+            0 | 1 | 5 => settle(&connection, place),
+            2 | 6 => close(&connection, place, "expired"),
+            3 => close(&connection, place, "invalid"),
+            _ => {}
+        }
+    }
+}
+
+fn settle(connection: &Connection, place: i64) {
+    set_status(connection, place, "settled");
+    if fastrand::u8(0..4) == 0 {
+        return;
+    }
+    let licenses: i64 = connection
+        .query_row(
+            "SELECT count(*) FROM licenses WHERE invoice_id = ?1",
+            [place.to_string()],
+            |row| row.get(0),
+        )
+        .unwrap();
+    if licenses == 0 {
+        let issued = connection.execute(
+            "INSERT INTO licenses (id, product_id, invoice_id) VALUES ('webhook-' || ?1, 'pro', ?1)",
+            [place.to_string()],
+        );
+        match issued {
+            Ok(1) => {}
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    if fastrand::u8(0..4) == 0 {
+        return;
+    }
+    connection
+        .execute(
+            "UPDATE discount_redemptions
+                SET status = 'redeemed',
+                    license_id = (SELECT id FROM licenses WHERE invoice_id = ?1)
+              WHERE invoice_id = ?1 AND status = 'pending'",
+            [place.to_string()],
+        )
+        .unwrap();
+}
+
+fn close(connection: &Connection, place: i64, status: &str) {
+    set_status(connection, place, status);
+    if fastrand::u8(0..4) == 0 {
+        return;
+    }
+    let cancelled = connection
+        .execute(
+            "UPDATE discount_redemptions SET status = 'cancelled'
+              WHERE invoice_id = ?1 AND status = 'pending'",
+            [place.to_string()],
+        )
+        .unwrap();
+    if cancelled == 1 {
+        connection
+            .execute("UPDATE discount_codes SET used_count = used_count - 1", [])
+            .unwrap();
+    }
+}
+
+fn set_status(connection: &Connection, place: i64, status: &str) {
+    let touched = if fastrand::bool() {
+        "datetime()"
+    } else {
+        "updated_at"
+    };
+    connection
+        .execute(
+            &format!(
+                "UPDATE invoices SET status = ?2, updated_at = {touched}
+                  WHERE id = ?1 AND status = 'pending'"
+            ),
+            [&place.to_string(), status],
+        )
+        .unwrap();
+}
