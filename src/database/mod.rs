@@ -29,7 +29,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use log::{Level, info, log_enabled};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 pub use apply::{Applied, RedemptionMoved, WriteError, Writing};
 pub use candidates::Window;
@@ -157,6 +157,10 @@ const WRITE_PERMISSION: &str = "give this user write permission on the file and 
 /// An SQLite error as a person can act on it.
 fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
     let advice = match error.sqlite_error_code() {
+        Some(ErrorCode::ReadOnly) if must_be_recovered(&error) => {
+            "a program died while it was writing; what it left is undone by whoever next opens the \
+             database to write, the service or a real run, and then a dry run can read it again"
+        }
         Some(ErrorCode::NotADatabase) => {
             "it is not an SQLite database, or it is encrypted; give --database the licensing \
              service's file"
@@ -169,7 +173,7 @@ fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
             "the file is damaged; stop the service and restore a backup, or save what can be read \
              with: sqlite3 FILE .recover"
         }
-        Some(ErrorCode::DiskFull) => "the disk is full; make room",
+        Some(ErrorCode::DiskFull) => "the disk is full; make room, and the next run goes on",
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => WRITE_PERMISSION,
         Some(ErrorCode::CannotOpen) => {
             "this user may not open it, or may not write to its folder, where SQLite keeps the \
@@ -182,6 +186,16 @@ fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
         "could not {doing} the database {}: {advice}",
         path.display()
     ))
+}
+
+/// Whether a journal of a write that was never ended is there.
+fn must_be_recovered(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        matches!(
+            error.extended_code,
+            ffi::SQLITE_READONLY_ROLLBACK | ffi::SQLITE_READONLY_RECOVERY
+        )
+    })
 }
 
 /// Unix seconds as the database writes them: RFC 3339, UTC. None outside the calendar.

@@ -113,6 +113,41 @@ fn a_disk_that_takes_no_more_leaves_the_database_as_it_was() {
 }
 
 #[test]
+fn what_somebody_who_died_while_writing_left_is_undone_by_a_real_run() {
+    let shop = Shop::open();
+    shop.many_sales(200, |_| "Settled");
+    let service = shop.connection();
+    // Writes to the file before the end, with what was there in the journal.
+    service
+        .execute_batch(
+            "PRAGMA cache_size = 2;
+             BEGIN IMMEDIATE;
+             UPDATE invoices SET status = 'invalid', buyer_note = hex(randomblob(100))",
+        )
+        .unwrap();
+    let [after_death, its_journal] = ["dead.db", "dead.db-journal"].map(|name| shop.path(name));
+    fs::copy(shop.database(), &after_death).unwrap();
+    fs::copy(shop.path("licenses.db-journal"), its_journal).unwrap();
+    let run = || {
+        shop.reconcile()
+            .option("--database", after_death.to_str().unwrap())
+    };
+    run().flag("-n").exits(1).warns(
+        "error: could not read the database [..]: a program died while it was writing; [..]",
+    );
+    run().exits(0).warns("");
+    let settled: i64 = rusqlite::Connection::open(&after_death)
+        .unwrap()
+        .query_row(
+            "SELECT count(*) FROM invoices WHERE status = 'settled'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(settled, 200);
+}
+
+#[test]
 fn a_damaged_file_is_called_so_and_left_as_it_is() {
     let damages: [fn(&mut Vec<u8>); 3] = [
         |file| file.truncate(file.len() / 2),
