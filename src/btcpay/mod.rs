@@ -6,6 +6,7 @@
 mod answer;
 
 use std::io::Read;
+use std::mem::ManuallyDrop;
 use std::thread;
 use std::time::Duration;
 
@@ -70,7 +71,9 @@ pub enum AskError {
 
 /// One store of a BTCPay Server.
 pub struct Btcpay {
-    client: Client,
+    /// Never dropped, which would wait, beyond any deadline, for a host's name that is still being
+    /// looked up.
+    client: ManuallyDrop<Client>,
     base: Url,
     store_id: String,
     key: ApiKey,
@@ -134,10 +137,10 @@ impl Btcpay {
             client = client.tls_certs_only([]);
         }
         Ok(Self {
-            client: client.build().context(
+            client: ManuallyDrop::new(client.build().context(
                 "could not set up TLS: install the system's certificates (Debian's package \
                  ca-certificates), or name a file of them in SSL_CERT_FILE",
-            )?,
+            )?),
             base,
             store_id,
             key,
@@ -364,7 +367,7 @@ impl Btcpay {
                 self.base
             ))
         } else {
-            error.context("BTCPay Server gave no answer")
+            error.context(format!("BTCPay Server at {} gave no answer", self.base))
         }
     }
 }

@@ -169,7 +169,7 @@ fn a_server_that_hangs_from_the_start_is_left_at_the_deadline() {
         .option("--deadline", "1")
         .exits(1)
         .prints("")
-        .warns("error: the run's time was over [..]2 invoices were not asked about[..]--deadline[..]: BTCPay Server gave no answer: [..]");
+        .warns("error: the run's time was over [..]2 invoices were not asked about[..]--deadline[..]: BTCPay Server at [..] gave no answer: [..]");
 }
 
 #[test]
