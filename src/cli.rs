@@ -7,65 +7,76 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, Parser, ValueEnum};
 
-const EXIT_CODES: &str = "\
+const AFTER: &str = "\
+An option wins over its variable; an empty one counts as unset.
+
 Exit codes:
-  0  every invoice was asked about, and every difference is in the database (dry: was shown)
+  0  every invoice was asked about, and every difference is in the database
+     (dry run: was shown)
   1  the run could not be done, or not to its end
   2  usage or configuration
-  3  the run went to its end, and at least one invoice could not be reconciled";
+  3  the run went to its end, and at least one invoice could not be reconciled
+
+Examples:
+  reconcile -d licenses.db --btcpay-url https://btcpay.example.com \\
+            --store-id ID --api-key-file btcpay.key --dry-run
+  reconcile --recheck >> reconcile.log      with the rest in the environment";
+
+const WHERE: &str = "Where";
+const WHAT: &str = "What";
+const SAID: &str = "What is said";
 
 /// Brings a licensing database into agreement with BTCPay Server
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 98, args_override_self = true, after_help = EXIT_CODES)]
+#[command(version, max_term_width = 98, args_override_self = true, after_help = AFTER)]
 pub struct Cli {
-    /// The licensing service's SQLite database [env: RECONCILE_DATABASE]
-    #[arg(short, long, value_name = "FILE")]
+    /// The licensing service's database [env: RECONCILE_DATABASE]
+    #[arg(short, long, value_name = "FILE", help_heading = WHERE)]
     pub database: Option<OsString>,
 
-    /// BTCPay Server's address, path included [env: BTCPAY_URL]
-    #[arg(long, value_name = "URL")]
+    /// BTCPay Server, path included [env: BTCPAY_URL]
+    #[arg(long, value_name = "URL", help_heading = WHERE)]
     pub btcpay_url: Option<OsString>,
 
     /// The store's id [env: BTCPAY_STORE_ID]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", help_heading = WHERE)]
     pub store_id: Option<OsString>,
 
-    /// A file with the API key [env: BTCPAY_API_KEY_FILE, or the key itself: BTCPAY_API_KEY]
-    #[arg(long, value_name = "FILE")]
+    /// The API key's file [env: BTCPAY_API_KEY_FILE, or the key itself: BTCPAY_API_KEY]
+    #[arg(long, value_name = "FILE", help_heading = WHERE)]
     pub api_key_file: Option<OsString>,
 
     /// Show what a run would do, and write nothing
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, help_heading = WHAT)]
     pub dry_run: bool,
 
-    /// Also ask about invoices that are closed here as expired or invalid
-    #[arg(long)]
+    /// Also ask about invoices that are expired or invalid here
+    #[arg(long, help_heading = WHAT)]
     pub recheck: bool,
 
-    /// Ask about invoices created within the last N hours
-    #[arg(long, value_name = "N", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Ask about invoices created in the last N hours
+    #[arg(long, value_name = "N", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..), help_heading = WHAT)]
     pub max_age_hours: u32,
 
-    /// End the run after so many seconds, whatever is left to ask; 0: never
-    #[arg(long, value_name = "SECONDS", default_value_t = 50)]
+    /// End the run after so long; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 50, help_heading = WHAT)]
     pub deadline: u32,
 
-    /// The report's form
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// The report: lines, or one JSON object
+    #[arg(long, value_enum, default_value_t = Format::Text, help_heading = SAID)]
     pub format: Format,
 
-    /// Say more on stderr; repeat for still more [env: RUST_LOG]
-    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
+    /// Say more on stderr; repeat for more still [env: RUST_LOG]
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = SAID)]
     pub verbose: u8,
 
     /// Only errors on stderr
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = SAID)]
     pub quiet: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Text,
-    /// One object on one line
     Json,
 }

@@ -31,6 +31,12 @@ pub struct Config {
     pub tell_nothing: bool,
 }
 
+/// For somebody who has set nothing up yet.
+const FIRST_CONTACT: &str = "\
+nothing is set up: give the licensing service's database (--database FILE or RECONCILE_DATABASE),
+BTCPay Server and the store in it (--btcpay-url URL or BTCPAY_URL, --store-id ID or BTCPAY_STORE_ID),
+and an API key (--api-key-file FILE or BTCPAY_API_KEY_FILE). README.md leads through it: Set it up";
+
 impl Config {
     /// The checked configuration. `terminal` is whether the report goes to one.
     ///
@@ -38,11 +44,17 @@ impl Config {
     ///
     /// A setting is missing or cannot be used; each names the option and its variable.
     pub fn new(cli: Cli, terminal: bool) -> Result<Self> {
-        let database = setting(cli.database, "RECONCILE_DATABASE")
-            .context("which database? Give --database FILE or RECONCILE_DATABASE")?;
-        let url = setting(cli.btcpay_url, "BTCPAY_URL")
-            .context("which BTCPay Server? Give --btcpay-url URL or BTCPAY_URL")?;
-        let store_id = setting(cli.store_id, "BTCPAY_STORE_ID").context(
+        let database = setting(cli.database, "RECONCILE_DATABASE");
+        let url = setting(cli.btcpay_url, "BTCPAY_URL");
+        let store_id = setting(cli.store_id, "BTCPAY_STORE_ID");
+        ensure!(
+            database.is_some() || url.is_some() || store_id.is_some(),
+            FIRST_CONTACT
+        );
+        let database =
+            database.context("which database? Give --database FILE or RECONCILE_DATABASE")?;
+        let url = url.context("which BTCPay Server? Give --btcpay-url URL or BTCPAY_URL")?;
+        let store_id = store_id.context(
             "which store? Give --store-id ID or BTCPAY_STORE_ID; the id is in BTCPay Server under \
              Settings, General",
         )?;

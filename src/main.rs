@@ -47,7 +47,9 @@ fn run_to_the_end(cli: Cli) -> Exit {
     let config = match Config::new(cli, io::stdout().is_terminal()) {
         Ok(config) => config,
         Err(wrong) => {
-            error!("{wrong:#}");
+            for line in format!("{wrong:#}").lines() {
+                error!("{line}");
+            }
             return Exit::Usage;
         }
     };
