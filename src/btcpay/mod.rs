@@ -11,9 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Error, anyhow};
-use log::debug;
+use jiff::Timestamp;
+use log::{debug, warn};
 use reqwest::blocking::Client;
-use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, DATE, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{StatusCode, Url, redirect};
 
 use crate::deadline::Deadline;
@@ -29,6 +30,9 @@ const TRIES: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// A server that asks for more is left alone until the next run.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
+
+/// By how many seconds the clocks may differ unmentioned.
+const CLOCKS_DIFFER: u64 = 300;
 
 /// How much of an unexpected body is quoted, in characters.
 const QUOTED: usize = 200;
@@ -81,6 +85,7 @@ pub struct Btcpay {
     key_check: Option<KeyCheck>,
     requests: u64,
     connected: bool,
+    clock_compared: bool,
 }
 
 /// What the store's list of invoices said of the key.
@@ -94,6 +99,8 @@ struct Response {
     status: StatusCode,
     location: Option<String>,
     retry_after: Option<Duration>,
+    /// When the server, or a proxy before it, says that it answered.
+    date: Option<Timestamp>,
     body: Vec<u8>,
 }
 
@@ -148,6 +155,7 @@ impl Btcpay {
             key_check: None,
             requests: 0,
             connected: false,
+            clock_compared: false,
         })
     }
 
@@ -169,12 +177,12 @@ impl Btcpay {
     pub fn invoice(&mut self, id: &BtcpayInvoiceId) -> Result<Answer, AskError> {
         let response = self.get(&self.address(Some(id)), REQUEST_LIMIT)?;
         match response.status {
+            StatusCode::OK if is_web_page(&response.body) => {
+                self.check_key()?;
+                Err(AskError::Refused(web_page()))
+            }
             StatusCode::OK => answer::parse(&response.body, id, &self.store_id).map_err(|error| {
-                AskError::Refused(if is_web_page(&response.body) {
-                    anyhow!("got a web page instead of an invoice: {ANOTHER_SERVER}")
-                } else {
-                    anyhow!(self.key.hidden_in(&format!("{error:#}")))
-                })
+                AskError::Refused(anyhow!(self.key.hidden_in(&format!("{error:#}"))))
             }),
             StatusCode::UNAUTHORIZED => Err(key_refused()),
             StatusCode::NOT_FOUND if answer::says_invoice_not_found(&response.body) => {
@@ -186,7 +194,12 @@ impl Btcpay {
                     "not to be had, and whether that is the key's fault could not be told",
                 ))),
             },
-            _ => Err(AskError::Refused(self.unexpected(&response))),
+            status => {
+                if status.is_redirection() {
+                    self.check_key()?;
+                }
+                Err(AskError::Refused(self.unexpected(&response)))
+            }
         }
     }
 
@@ -216,8 +229,8 @@ impl Btcpay {
         Ok(Shown { count, answers })
     }
 
-    /// Whether the key opens the store's invoices at all, which a refused invoice does not tell.
-    /// Asks once.
+    /// Whether the key, and the address, open the store's invoices at all, which a refused invoice
+    /// does not tell. Asks once.
     fn check_key(&mut self) -> Result<KeyCheck, AskError> {
         if let Some(known) = self.key_check {
             return Ok(known);
@@ -227,6 +240,12 @@ impl Btcpay {
                 if response.status == StatusCode::OK && answer::is_list(&response.body) =>
             {
                 KeyCheck::Good
+            }
+            Ok(response) if response.status.is_redirection() => {
+                return Err(AskError::Fatal(self.unexpected(&response)));
+            }
+            Ok(response) if response.status == StatusCode::OK && is_web_page(&response.body) => {
+                return Err(AskError::Fatal(web_page()));
             }
             Ok(_) | Err(AskError::Refused(_) | AskError::Unanswered(_)) => KeyCheck::Unclear,
             Err(other) => return Err(other),
@@ -271,6 +290,7 @@ impl Btcpay {
 
     fn get(&mut self, url: &Url, limit: Duration) -> Result<Response, AskError> {
         let response = self.try_for_a_while(url, limit)?;
+        self.compare_clocks(&response);
         if response.body.len() as u64 > BODY_LIMIT {
             return Err(AskError::Refused(anyhow!(
                 "the answer is larger than {} MiB: {ANOTHER_SERVER}",
@@ -278,6 +298,21 @@ impl Btcpay {
             )));
         }
         Ok(response)
+    }
+
+    /// Which invoices are young enough to be asked about is decided by this machine's clock.
+    fn compare_clocks(&mut self, response: &Response) {
+        let Some(there) = response.date else { return };
+        let ahead = Timestamp::now().duration_since(there).as_secs();
+        if !self.clock_compared && ahead.unsigned_abs() > CLOCKS_DIFFER {
+            warn!(
+                "this machine's clock is {} minutes {} BTCPay Server's: set it right (timedatectl \
+                 set-ntp true), or invoices are asked about too late, or no more",
+                ahead.unsigned_abs() / 60,
+                if ahead < 0 { "behind" } else { "ahead of" },
+            );
+        }
+        self.clock_compared = true;
     }
 
     /// Tries up to [`TRIES`] times where another try may do better.
@@ -331,7 +366,8 @@ impl Btcpay {
                 AskError::Fatal(error.context(format!(
                     "the certificate of BTCPay Server at {} is not trusted: if it comes from an \
                      authority of your own, name a file with that authority's certificate in \
-                     SSL_CERT_FILE",
+                     SSL_CERT_FILE; if it is said to be expired or not valid yet, see that this \
+                     machine's clock is right",
                     self.base
                 )))
             } else if self.deadline.has_passed() {
@@ -380,6 +416,7 @@ fn read(mut response: reqwest::blocking::Response) -> anyhow::Result<Response> {
     };
     let location = header(LOCATION);
     let retry_after = header(RETRY_AFTER).and_then(|text| waiting_time(&text));
+    let date = header(DATE).and_then(|text| http_date(&text));
     let mut body = Vec::new();
     response
         .by_ref()
@@ -390,6 +427,7 @@ fn read(mut response: reqwest::blocking::Response) -> anyhow::Result<Response> {
         status,
         location,
         retry_after,
+        date,
         body,
     })
 }
@@ -410,10 +448,14 @@ fn waiting_time(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = jiff::fmt::rfc2822::DateTimeParser::new()
+    let until = http_date(text)?.duration_since(Timestamp::now());
+    Some(Duration::try_from(until).unwrap_or_default())
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new()
         .parse_timestamp(text)
-        .ok()?;
-    Some(Duration::try_from(date.duration_since(jiff::Timestamp::now())).unwrap_or_default())
+        .ok()
 }
 
 /// Advice where an answer cannot be BTCPay Server's.
@@ -433,6 +475,10 @@ fn not_to_be_had(status: StatusCode) -> AskError {
          to another store, close it here by hand",
         status.as_u16()
     ))
+}
+
+fn web_page() -> Error {
+    anyhow!("got a web page instead of an invoice: {ANOTHER_SERVER}")
 }
 
 fn is_web_page(body: &[u8]) -> bool {

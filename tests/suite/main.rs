@@ -12,6 +12,7 @@ mod candidates;
 mod databases;
 mod differences;
 mod disks;
+mod first_contact;
 mod kills;
 mod licenses;
 mod network;
