@@ -8,6 +8,7 @@ use log::info;
 
 use crate::btcpay::{AskError, Btcpay};
 use crate::invoice::Invoice;
+use crate::progress::Progress;
 use crate::reconcile::Reconciling;
 use crate::sweep::Sweep;
 
@@ -25,8 +26,10 @@ pub fn ask_about_all(
     reconciling: &mut Reconciling,
 ) -> Result<()> {
     let count = candidates.len() as u64;
-    let result = sweep(candidates, btcpay, reconciling)
-        .and_then(|not_shown| ask_by_id(not_shown, btcpay, reconciling));
+    let progress = Progress::new(candidates.len());
+    let result = sweep(candidates, btcpay, reconciling, &progress)
+        .and_then(|not_shown| ask_by_id(not_shown, btcpay, reconciling, &progress));
+    drop(progress);
     let not_asked = count - reconciling.report.checked;
     reconciling.report.not_asked = not_asked;
     result.map_err(|stop| match stop {
@@ -55,6 +58,7 @@ fn sweep(
     candidates: Vec<Invoice>,
     btcpay: &mut Btcpay,
     reconciling: &mut Reconciling,
+    progress: &Progress,
 ) -> Result<Vec<Invoice>, Stop> {
     let mut sweep = Sweep::new(&candidates);
     let mut places = HashMap::new();
@@ -85,9 +89,11 @@ fn sweep(
                 answered.push((invoice, answer));
             }
         }
-        sweep.showed(shown.count, answered.len());
-        reconciling.report.checked += answered.len() as u64;
+        let count = answered.len();
+        sweep.showed(shown.count, count);
+        reconciling.report.checked += count as u64;
         reconciling.reconcile(answered)?;
+        progress.advance(count);
     }
     Ok(not_shown.into_iter().flatten().collect())
 }
@@ -96,6 +102,7 @@ fn ask_by_id(
     candidates: Vec<Invoice>,
     btcpay: &mut Btcpay,
     reconciling: &mut Reconciling,
+    progress: &Progress,
 ) -> Result<(), Stop> {
     let mut unanswered = 0;
     let mut left = candidates.len();
@@ -124,6 +131,7 @@ fn ask_by_id(
             Err(AskError::Fatal(error)) => return Err(error.into()),
             Err(AskError::Deadline(error)) => return Err(Stop::OutOfTime(error)),
         }
+        progress.advance(1);
     }
     Ok(())
 }

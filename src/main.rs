@@ -20,6 +20,7 @@ mod database;
 mod deadline;
 mod decide;
 mod invoice;
+mod progress;
 mod reconcile;
 mod report;
 mod run;
@@ -91,7 +92,8 @@ fn log_to_stderr(filter: &str) {
                 Level::Debug => "debug",
                 Level::Trace => "trace",
             };
-            writeln!(out, "{level}: {}", shown::line(&record.args().to_string()))
+            let line = shown::line(&record.args().to_string());
+            writeln!(out, "{}{level}: {line}", progress::in_place())
         })
         .init();
 }
