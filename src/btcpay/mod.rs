@@ -388,8 +388,9 @@ impl Btcpay {
                 self.key.hidden_in(to)
             );
         }
-        let body = self.key.hidden_in(&String::from_utf8_lossy(&response.body));
-        let quoted: String = body.trim().chars().take(QUOTED).collect();
+        let beginning = response.body.chunks(32 * QUOTED).next().unwrap_or_default();
+        let beginning = self.key.hidden_in(&String::from_utf8_lossy(beginning));
+        let quoted: String = beginning.trim().chars().take(QUOTED).collect();
         anyhow!("BTCPay Server, or a proxy before it, answered {status}: {quoted}")
     }
 
