@@ -172,6 +172,17 @@ pub struct Invoice {
     pub redemption: Option<Redemption>,
 }
 
+/// What an invoice was for, as a person would like to see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sale {
+    pub buyer_email: Option<String>,
+    /// Its name, or else its id.
+    pub product: String,
+    pub amount_sats: i64,
+    /// Unix seconds.
+    pub created: i64,
+}
+
 /// An invoice as BTCPay Server has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {

@@ -20,6 +20,7 @@ mod database;
 mod deadline;
 mod decide;
 mod invoice;
+mod preview;
 mod progress;
 mod reconcile;
 mod report;
@@ -70,7 +71,7 @@ fn print(report: &Report, config: &Config) -> Result<()> {
     let mut stdout = BufWriter::new(io::stdout().lock());
     let written = match config.format {
         Format::Json => report.write_json(&mut stdout),
-        Format::Text => report.write_text(&mut stdout, &now.to_string(), config.tell_nothing),
+        Format::Text => report.write_text(&mut stdout, now, config.tell_nothing),
     };
     match written.and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context(

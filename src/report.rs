@@ -4,14 +4,15 @@
 use std::fmt;
 use std::io::{self, Write};
 
+use jiff::Timestamp;
 use log::{error, warn};
 use reqwest::Url;
 use serde::Serialize;
 
 use crate::database::{Applied, RedemptionMoved};
 use crate::decide::Attention;
-use crate::invoice::{BtcpayInvoiceId, InvoiceId, LicenseId, LocalStatus, Money};
-use crate::shown;
+use crate::invoice::{BtcpayInvoiceId, InvoiceId, LicenseId, LocalStatus, Money, Sale};
+use crate::{preview, shown};
 
 /// Serialised, it is the object of `--format json`: fields may be added, never removed.
 #[derive(Debug, Serialize)]
@@ -43,6 +44,9 @@ pub struct Changed {
     pub license_issued: bool,
     pub license_id: Option<LicenseId>,
     pub redemption: Option<RedemptionMoved>,
+    /// In a dry run, for whoever looks at it.
+    #[serde(skip)]
+    pub sale: Option<Sale>,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,6 +98,7 @@ impl Report {
             license_issued: applied.license_issued,
             license_id: applied.license_id,
             redemption: applied.redemption,
+            sale: applied.sale,
         });
     }
 
@@ -142,12 +147,12 @@ impl Report {
         writeln!(out)
     }
 
-    /// Writes a line a change and a summary that begins with `time`; nothing where there is nothing
-    /// to say, unless `tell_nothing`.
+    /// Writes a line a change, or what a dry run would do as a table, and a summary that begins with
+    /// the time; nothing where there is nothing to say, unless `tell_nothing`.
     pub fn write_text(
         &self,
         out: &mut impl Write,
-        time: &str,
+        now: Timestamp,
         tell_nothing: bool,
     ) -> io::Result<()> {
         let silent =
@@ -156,12 +161,16 @@ impl Report {
             return Ok(());
         }
         let mood = if self.dry_run { "dry run: " } else { "" };
-        for change in &self.changes {
-            writeln!(out, "{mood}{}", shown::line(&change.line()))?;
+        if self.dry_run {
+            preview::write(out, &self.changes, now.as_second())?;
+        } else {
+            for change in &self.changes {
+                writeln!(out, "{}", shown::line(&change.line()))?;
+            }
         }
         writeln!(
             out,
-            "{time} {mood}{} checked, {} changed, {} need attention, {} failed, {} pending too \
+            "{now} {mood}{} checked, {} changed, {} need attention, {} failed, {} pending too \
              old to ask about; {} requests in {} ms{}",
             self.checked,
             self.changes.len(),

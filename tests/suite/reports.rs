@@ -26,12 +26,20 @@ fn a_run_that_changed_something_prints_a_line_each_and_a_summary() {
     shop.sale("a").redemption("pending").made();
     shop.sale("b").there("Expired").redemption("pending").made();
     shop.sale("c").here("settled").made();
-    shop.reconcile().flag("-n").exits(0).warns("").prints(&format!(
-        "dry run: invoice a (BTCPay invoice btc-a): pending -> settled, license issued, redemption redeemed
-         dry run: invoice b (BTCPay invoice btc-b): pending -> expired, redemption cancelled
-         dry run: invoice c (BTCPay invoice btc-c): license issued
+    shop.reconcile()
+        .flag("-n")
+        .exits(0)
+        .warns("")
+        .prints(&format!(
+            "Paid: settled, and a license issued (2)
+         a@example.com  Pro  21,000 sats  1 h  a  discount redeemed
+         c@example.com  Pro  21,000 sats  1 h  c
+
+         Not paid: closed as expired (1)
+         b@example.com  Pro  21,000 sats  1 h  b  discount's slot freed
+
          {TIME} dry run: 3 checked, 3 changed, 0 need attention, 0 failed, [..]"
-    ));
+        ));
     shop.reconcile().exits(0).warns("").prints(&format!(
         "invoice a (BTCPay invoice btc-a): pending -> settled, license [..]-[..] issued, redemption redeemed
          invoice b (BTCPay invoice btc-b): pending -> expired, redemption cancelled
@@ -168,4 +176,22 @@ fn a_report_that_cannot_be_written_is_a_failure_that_is_told() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("audit_log"));
     assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn a_dry_run_shows_what_it_can_where_a_row_is_odd() {
+    let shop = Shop::open();
+    shop.sql("DROP TABLE products; CREATE TABLE products (id TEXT PRIMARY KEY); INSERT INTO products VALUES ('pro')");
+    shop.sale("a").there("Expired").made();
+    shop.sale("b").there("Expired").made();
+    shop.sql("UPDATE invoices SET buyer_email = CAST(x'ff' AS TEXT) WHERE id = 'a'");
+    shop.reconcile().flag("-n").exits(0).prints(&format!(
+        "Not paid: closed as expired (2)
+         -              -    -            -    a
+         b@example.com  pro  21,000 sats  1 h  b
+
+         {TIME} dry run: 2 checked, 2 changed, [..]"
+    ));
+    shop.reconcile().exits(0);
+    assert_eq!(shop.statuses(), "2 expired");
 }

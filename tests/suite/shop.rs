@@ -400,7 +400,7 @@ fn matches(expected: &str, found: &str) -> bool {
         && expected
             .iter()
             .zip(found)
-            .all(|(pattern, line)| line_matches(pattern.trim_start(), line))
+            .all(|(pattern, line)| line_matches(pattern.trim_start(), line.trim_start()))
 }
 
 fn line_matches(pattern: &str, line: &str) -> bool {
