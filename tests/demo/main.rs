@@ -1,13 +1,17 @@
 //! Shows the main job: a shop whose webhooks got lost, the real program run dry and for real, and
-//! the database before and after.
+//! the database before and after. With a folder as its argument it opens the shop there and leaves it
+//! open, to be tried by hand or by cron.
 
 #[path = "../btcpay/mod.rs"]
 mod btcpay;
 
 use std::env;
 use std::error::Error;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread;
 
 use btcpay::{Btcpay, Invoice};
 use rusqlite::Connection;
@@ -44,7 +48,11 @@ SELECT i.id                                                AS invoice,
  ORDER BY i.id";
 
 fn main() -> ExitCode {
-    match demonstrate() {
+    let done = match env::args_os().nth(1) {
+        None => demonstrate(),
+        Some(folder) => leave_open(Path::new(&folder)),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("demo: {error}");
@@ -56,10 +64,7 @@ fn main() -> ExitCode {
 fn demonstrate() -> Result<()> {
     let program = build_program()?;
     let folder = TempDir::new()?;
-    let database = folder.path().join("licenses.db");
-    let shop = Connection::open(&database)?;
-    shop.execute_batch(include_str!("../../schema.sql"))?;
-    shop.execute_batch(SALES)?;
+    let (database, shop) = open_shop(folder.path())?;
     let btcpay = server();
 
     println!(
@@ -74,6 +79,31 @@ fn demonstrate() -> Result<()> {
     show(&shop)?;
     println!("Nothing is left to do, so the next run is silent:\n");
     run(&program, &[], &database, &btcpay)
+}
+
+/// The database's file, and a connection to it.
+fn open_shop(folder: &Path) -> Result<(PathBuf, Connection)> {
+    let database = folder.join("licenses.db");
+    let shop = Connection::open(&database)?;
+    shop.execute_batch(include_str!("../../schema.sql"))?;
+    shop.execute_batch(SALES)?;
+    Ok((database, shop))
+}
+
+fn leave_open(folder: &Path) -> Result<()> {
+    let (database, _) = open_shop(folder)?;
+    let btcpay = server();
+    let key_file = folder.join("btcpay.key");
+    fs::write(&key_file, btcpay::KEY)?;
+    fs::set_permissions(&key_file, Permissions::from_mode(0o600))?;
+    println!("RECONCILE_DATABASE={}", database.display());
+    println!("BTCPAY_URL={}", btcpay.url());
+    println!("BTCPAY_STORE_ID={}", btcpay::STORE);
+    println!("BTCPAY_API_KEY_FILE={}", key_file.display());
+    println!("# Open until this is ended with Ctrl-C.");
+    loop {
+        thread::park();
+    }
 }
 
 fn server() -> Btcpay {
