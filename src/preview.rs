@@ -164,12 +164,12 @@ mod tests {
             license_issued: to == LocalStatus::Settled,
             license_id: None,
             redemption: Some(RedemptionMoved::Redeemed),
-            sale: Some(Sale {
+            sale: Some(Box::new(Sale {
                 buyer_email: Some(buyer.into()),
                 product: "Pro".into(),
                 amount_sats,
                 created,
-            }),
+            })),
         }
     }
 

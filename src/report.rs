@@ -46,7 +46,7 @@ pub struct Changed {
     pub redemption: Option<RedemptionMoved>,
     /// In a dry run, for whoever looks at it.
     #[serde(skip)]
-    pub sale: Option<Sale>,
+    pub sale: Option<Box<Sale>>,
 }
 
 #[derive(Debug, Serialize)]

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 /// In characters. A line of the program's own is never as long.
-const LONGEST_LINE: usize = 1_000;
+const LONGEST_LINE: usize = 4_000;
 const LONGEST_ID: usize = 80;
 
 /// One line, safe to be shown.
@@ -72,7 +72,10 @@ mod tests {
 
     #[test]
     fn what_goes_on_for_ever_is_cut() {
-        assert_eq!(line(&"ä".repeat(1_000)), "ä".repeat(1_000));
-        assert_eq!(line(&"ä".repeat(1_001)), "ä".repeat(1_000) + "…");
+        assert_eq!(line(&"ä".repeat(LONGEST_LINE)), "ä".repeat(LONGEST_LINE));
+        assert_eq!(
+            line(&"ä".repeat(LONGEST_LINE + 1)),
+            "ä".repeat(LONGEST_LINE) + "…"
+        );
     }
 }

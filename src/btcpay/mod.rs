@@ -418,7 +418,9 @@ fn read(mut response: reqwest::blocking::Response) -> anyhow::Result<Response> {
     let location = header(LOCATION);
     let retry_after = header(RETRY_AFTER).and_then(|text| waiting_time(&text));
     let date = header(DATE).and_then(|text| http_date(&text));
-    let mut body = Vec::new();
+    let length = response.content_length().unwrap_or_default();
+    let mut body =
+        Vec::with_capacity(usize::try_from(length.min(BODY_LIMIT)).unwrap_or_default() + 1);
     response
         .by_ref()
         .take(BODY_LIMIT + 1)

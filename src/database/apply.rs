@@ -23,7 +23,7 @@ pub struct Applied {
     pub license_id: Option<LicenseId>,
     pub redemption: Option<RedemptionMoved>,
     /// In a dry run.
-    pub sale: Option<Sale>,
+    pub sale: Option<Box<Sale>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -156,7 +156,7 @@ impl Writing<'_> {
             redemption: owed.redemption.as_ref().map(|owed| owed.moved),
             sale: match self.access {
                 // Only shown: what cannot be read there is no trouble of the real run's.
-                Access::Read => self.sale(invoice).ok(),
+                Access::Read => self.sale(invoice).ok().map(Box::new),
                 Access::Write => None,
             },
         };
