@@ -155,9 +155,11 @@ impl Report {
         now: Timestamp,
         tell_nothing: bool,
     ) -> io::Result<()> {
-        let silent =
-            self.changes.is_empty() && self.attention.is_empty() && self.failures.is_empty();
-        if silent && (!tell_nothing || self.error.is_some()) {
+        let nothing_to_say = self.changes.is_empty()
+            && self.attention.is_empty()
+            && self.failures.is_empty()
+            && self.error.is_none();
+        if nothing_to_say && !tell_nothing {
             return Ok(());
         }
         let mood = if self.dry_run { "dry run: " } else { "" };

@@ -1,7 +1,7 @@
 //! What BTCPay Server, or a proxy before it, can say instead of an invoice.
 
 use crate::btcpay::{self, Fault, KEY, STORE, Version};
-use crate::shop::{BTC, Shop, at_once};
+use crate::shop::{BTC, STOPPED, Shop, at_once};
 
 fn html(status: u16) -> Fault {
     Fault::Answer(status, "", "<html><body>Bad Gateway</body></html>".into())
@@ -130,7 +130,7 @@ fn a_key_without_the_permission_is_told_from_a_missing_invoice() {
     shop.sale("a").made();
     shop.sale("b").made();
     shop.btcpay.take_permission_from(KEY);
-    shop.reconcile().exits(1).prints("").warns(
+    shop.reconcile().exits(1).prints(STOPPED).warns(
         "error: [..]does not let this API key see[..](403)[..]btcpay.store.canviewinvoices[..]",
     );
     assert_eq!(
@@ -211,7 +211,7 @@ fn btcpay_unplugged_stops_the_run_with_one_message() {
         shop.reconcile()
             .option("--btcpay-url", &nowhere)
             .exits(1)
-            .prints("")
+            .prints(STOPPED)
             .warns(&format!(
                 "error: could not connect to BTCPay Server at {nowhere}/; [..]"
             ));

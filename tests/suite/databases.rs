@@ -4,7 +4,7 @@ use std::fs;
 
 use rusqlite::TransactionBehavior;
 
-use crate::shop::Shop;
+use crate::shop::{STOPPED, Shop};
 
 #[test]
 fn no_file_is_never_made_into_one() {
@@ -14,7 +14,7 @@ fn no_file_is_never_made_into_one() {
     for dry in [false, true] {
         let run = shop.reconcile().option("--database", name);
         let run = if dry { run.flag("-n") } else { run };
-        run.exits(1).prints("").warns(&format!(
+        run.exits(1).prints(STOPPED).warns(&format!(
             "error: there is no database at {name}: [..] sqlite3 '{name}' < schema.sql"
         ));
         assert!(!nowhere.exists());

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::shop::{Ran, Run, Shop};
+use crate::shop::{Ran, Run, STOPPED, Shop};
 
 /// Runs as a user without any rights of its own, as root has them all.
 fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {
@@ -56,7 +56,7 @@ fn a_file_that_may_not_be_written_or_read_is_told_before_anybody_is_asked() {
         set_mode(shop.database(), file);
         set_mode(shop.path(""), folder);
         as_nobody(&shop, shop.reconcile(), 1)
-            .prints("")
+            .prints(STOPPED)
             .warns(&format!("error: [..]licenses.db[..]{said}[..]"));
         assert_eq!(shop.btcpay.requests(), [""; 0]);
         set_mode(shop.database(), 0o644);
@@ -70,7 +70,7 @@ fn a_folder_that_may_not_be_written_leaves_the_database_as_it_was() {
     shop.sale("a").made();
     let before = shop.everything();
     set_mode(shop.path(""), 0o555);
-    as_nobody(&shop, shop.reconcile(), 1).prints("").warns(
+    as_nobody(&shop, shop.reconcile(), 1).prints(STOPPED).warns(
         "error: could not write to the database [..]: give this user write permission on the file and its folder [..]",
     );
     as_nobody(&shop, shop.reconcile().flag("-n"), 0);
@@ -104,7 +104,7 @@ fn a_disk_that_takes_no_more_leaves_the_database_as_it_was() {
                 .filter_map(|(name, value)| Some((name, value?))),
         );
     Ran::of(limited, 1)
-        .prints("")
+        .prints(STOPPED)
         .warns("error: could not write to the database [..]: the disk [..]");
     assert_eq!(shop.everything(), before);
     assert_eq!(shop.query("PRAGMA integrity_check"), "ok");
@@ -164,7 +164,7 @@ fn a_damaged_file_is_called_so_and_left_as_it_is() {
             shop.reconcile()
                 .flag(flag)
                 .exits(1)
-                .prints("")
+                .prints(STOPPED)
                 .warns("error: could not [..] the database [..]: the file is damaged; [..]");
         }
         assert!(fs::read(shop.database()).unwrap() == file);

@@ -11,7 +11,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::btcpay::{Fault, KEY};
-use crate::shop::{Run, Shop};
+use crate::shop::{Run, STOPPED, Shop};
 
 /// An address on loopback where each connection is handled by `serve`.
 fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
@@ -88,7 +88,7 @@ fn a_certificate_that_nobody_vouches_for_is_refused_until_its_authority_is_named
     shop.sale("a").made();
     let (url, authority) = behind_tls(&shop);
     let run = || shop.reconcile().option("--btcpay-url", &url);
-    let ran = run().exits(1).prints("").warns(&format!(
+    let ran = run().exits(1).prints(STOPPED).warns(&format!(
         "error: the certificate of BTCPay Server at {url}/ is not trusted: [..]SSL_CERT_FILE[..]"
     ));
     assert!(!ran.stderr.contains(KEY));

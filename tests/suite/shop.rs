@@ -17,6 +17,9 @@ use crate::btcpay::{self, Btcpay};
 pub const SATS: i64 = 21_000;
 pub const BTC: &str = "0.00021";
 
+/// The summary of a run that was stopped before it had done anything.
+pub const STOPPED: &str = "20[..]Z [..] 0 changed, [..]; stopped early[..]";
+
 pub struct Shop {
     pub btcpay: Btcpay,
     folder: TempDir,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::btcpay::{Fault, KEY};
 use crate::mixed::{RECONCILED, soak};
-use crate::shop::{Shop, at_once};
+use crate::shop::{STOPPED, Shop, at_once};
 
 fn answer(status: u16) -> Fault {
     Fault::Answer(status, "", String::new())
@@ -125,7 +125,7 @@ fn a_server_that_answers_nobody_is_given_up_with_one_message() {
         for place in 0..30 {
             shop.btcpay.fails(&format!("btc-{place}"), fault.clone());
         }
-        let ran = shop.reconcile().exits(1).prints("");
+        let ran = shop.reconcile().exits(1).prints(STOPPED);
         assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
         assert_eq!(
             shop.btcpay.requests().len(),
@@ -168,7 +168,7 @@ fn a_server_that_hangs_from_the_start_is_left_at_the_deadline() {
     shop.reconcile()
         .option("--deadline", "1")
         .exits(1)
-        .prints("")
+        .prints(STOPPED)
         .warns("error: the run's time was over [..]2 invoices were not asked about[..]--deadline[..]: BTCPay Server at [..] gave no answer: [..]");
 }
 
