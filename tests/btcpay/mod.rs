@@ -3,12 +3,15 @@
 
 #![allow(dead_code, reason = "the demo uses a part of it")]
 
+mod greenfield;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
+use greenfield::{Key, Store, answer};
 use serde_json::{Value, json};
 
 pub const STORE: &str = "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776";
@@ -56,6 +59,8 @@ pub struct Invoice {
     pub currency: String,
     /// Unix seconds.
     pub created: i64,
+    /// Unix seconds; none for an invoice whose status is not moved by time.
+    pub expires: Option<i64>,
     pub archived: bool,
 }
 
@@ -73,6 +78,7 @@ impl Invoice {
             },
             currency: "BTC".into(),
             created: 1_795_000_000,
+            expires: None,
             archived: false,
         }
     }
@@ -87,7 +93,7 @@ impl Invoice {
             "type": "Standard",
             "checkoutLink": format!("http://btcpay.local/i/{}", self.id),
             "createdTime": self.created,
-            "expirationTime": self.created + 900,
+            "expirationTime": self.expires.unwrap_or(self.created + 900),
             "monitoringExpiration": self.created + 90_000,
             "status": self.status,
             "additionalStatus": self.additional,
@@ -112,8 +118,15 @@ struct State {
     /// Before `/api`, as behind a reverse proxy.
     prefix: String,
     invoices: Vec<Invoice>,
-    /// By key: whether it may see the store's invoices.
-    keys: HashMap<String, bool>,
+    stores: Vec<Store>,
+    keys: Vec<Key>,
+    /// The first user's e-mail address and password, as HTTP Basic has them.
+    admin: Option<String>,
+    /// By how many seconds its clock is ahead, and how far each request moves it on.
+    ahead: i64,
+    hurry: i64,
+    /// How often it says that it is not ready yet.
+    starting: usize,
     /// By what is asked for, see [`asked_for`]; and how many times more.
     faults: HashMap<String, (Fault, usize)>,
     /// What a third of the requests meets.
@@ -134,7 +147,18 @@ impl Btcpay {
             version: Version::UpTo2_3,
             prefix: String::new(),
             invoices: Vec::new(),
-            keys: HashMap::from([(KEY.into(), true)]),
+            stores: vec![Store {
+                id: STORE.into(),
+                has_wallet: true,
+            }],
+            keys: vec![Key {
+                secret: KEY.into(),
+                permissions: vec![format!("{}:{STORE}", greenfield::VIEW_INVOICES)],
+            }],
+            admin: None,
+            ahead: 0,
+            hurry: 0,
+            starting: 0,
             faults: HashMap::new(),
             bad_luck: None,
             hooks: HashMap::new(),
@@ -190,11 +214,48 @@ impl Btcpay {
     }
 
     pub fn revoke(&self, key: &str) {
-        self.state().keys.remove(key);
+        self.state().keys.retain(|known| known.secret != key);
     }
 
     pub fn take_permission_from(&self, key: &str) {
-        self.state().keys.insert(key.into(), false);
+        self.gives(key, &[]);
+    }
+
+    /// From now on `key` has these permissions alone.
+    pub fn gives(&self, key: &str, permissions: &[&str]) {
+        self.revoke(key);
+        self.state().keys.push(Key {
+            secret: key.into(),
+            permissions: permissions.iter().map(ToString::to_string).collect(),
+        });
+    }
+
+    /// Nobody has set it up yet, and it takes its time to start.
+    pub fn is_new(&self) {
+        let mut state = self.state();
+        state.stores.clear();
+        state.keys.clear();
+        state.starting = 2;
+    }
+
+    /// With each request a minute passes there, so that nobody need wait for an invoice to expire.
+    pub fn is_in_a_hurry(&self) {
+        self.state().hurry = 60;
+    }
+
+    /// What is there, but for archived invoices, which cannot be deleted.
+    pub fn inventory(&self) -> String {
+        let state = self.state();
+        format!(
+            "{} stores, {} keys, {} invoices",
+            state.stores.len(),
+            state.keys.len(),
+            state
+                .invoices
+                .iter()
+                .filter(|invoice| !invoice.archived)
+                .count()
+        )
     }
 
     /// From now on `what` (see [`asked_for`]) fails so.
@@ -258,9 +319,11 @@ impl Btcpay {
 }
 
 struct Request {
+    method: String,
     path: String,
     authorization: String,
     user_agent: String,
+    body: Vec<u8>,
 }
 
 fn serve(mut stream: TcpStream, state: &Mutex<State>) {
@@ -281,17 +344,17 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
         let fault = state.lock().unwrap().next_fault(&asked);
         let (status, headers, body) = match fault {
             None => {
-                let (status, body) = answer(&state.lock().unwrap(), &request);
+                let (status, body) = answer(&mut state.lock().unwrap(), &request);
                 (status, "", body)
             }
             Some(Fault::Answer(status, headers, body)) => (status, headers, body),
             Some(Fault::Twisted(twist)) => {
-                let (status, body) = answer(&state.lock().unwrap(), &request);
+                let (status, body) = answer(&mut state.lock().unwrap(), &request);
                 (status, "", twist(&body))
             }
             Some(Fault::Reset) => return,
             Some(Fault::HalfABody) => {
-                let (_, body) = answer(&state.lock().unwrap(), &request);
+                let (_, body) = answer(&mut state.lock().unwrap(), &request);
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 let half = &body.as_bytes()[..body.len() / 2];
                 let _ = stream.write_all(&[head.as_bytes(), half].concat());
@@ -347,10 +410,14 @@ fn read_request(stream: &mut TcpStream) -> Option<Request> {
             .map(|header| String::from_utf8_lossy(header.value).into_owned())
             .unwrap_or_default()
     };
+    let mut body = vec![0; header("content-length").parse().unwrap_or(0)];
+    stream.read_exact(&mut body).ok()?;
     Some(Request {
+        method: request.method?.to_owned(),
         path: request.path?.to_owned(),
         authorization: header("authorization"),
         user_agent: header("user-agent"),
+        body,
     })
 }
 
@@ -362,123 +429,5 @@ fn asked_for(path: &str) -> String {
         (Some((_, id)), _) => id.to_owned(),
         (None, None | Some("0")) => "list".to_owned(),
         (None, Some(skip)) => format!("list from {skip}"),
-    }
-}
-
-fn answer(state: &State, request: &Request) -> (u16, String) {
-    let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-    let Some(path) = path.strip_prefix(&format!("{}/api/v1/", state.prefix)) else {
-        return (404, "<html>404 Not Found</html>".into());
-    };
-    let key = request.authorization.strip_prefix("token ").unwrap_or("");
-    let Some(may_view) = state.keys.get(key) else {
-        return (
-            401,
-            json!({"code": "unauthenticated", "message": "Authentication is required for accessing this endpoint"})
-                .to_string(),
-        );
-    };
-    let forbidden = || {
-        (
-            403,
-            json!({
-                "code": "missing-permission",
-                "message": "Insufficient API Permissions. Please use an API key with permission: btcpay.store.canviewinvoices",
-                "missingPermission": "btcpay.store.canviewinvoices",
-            })
-            .to_string(),
-        )
-    };
-    let segments: Vec<&str> = path.split('/').collect();
-    match segments.as_slice() {
-        ["stores", store, "invoices"] if *store == STORE && *may_view => list(state, query),
-        ["stores", store, "invoices", id] if *store == STORE && *may_view => {
-            let found = state
-                .invoices
-                .iter()
-                .find(|invoice| invoice.id == decoded(id) && invoice.store_id == STORE);
-            match (found, state.version) {
-                (Some(invoice), _) => (200, invoice.json().to_string()),
-                (None, Version::From2_4) => forbidden(),
-                (None, Version::UpTo2_3) => (
-                    404,
-                    json!({"code": "invoice-not-found", "message": "The invoice was not found"})
-                        .to_string(),
-                ),
-            }
-        }
-        ["stores", _, "invoices", ..] => forbidden(),
-        _ => (404, String::new()),
-    }
-}
-
-/// A path segment without its percent-encoding.
-fn decoded(segment: &str) -> String {
-    let mut parts = segment.split('%');
-    let mut bytes = parts.next().unwrap().as_bytes().to_vec();
-    for part in parts {
-        let (hex, rest) = part.split_at(2);
-        bytes.push(u8::from_str_radix(hex, 16).unwrap());
-        bytes.extend(rest.as_bytes());
-    }
-    String::from_utf8(bytes).unwrap()
-}
-
-/// Newest first, without a tie-breaker: equal times come in another order each time. Archived ones
-/// only if asked for by their undocumented name.
-fn list(state: &State, query: &str) -> (u16, String) {
-    let values = |name: &str| -> Vec<&str> {
-        query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .filter(|(found, _)| *found == name)
-            .map(|(_, value)| value)
-            .collect()
-    };
-    let number = |name: &str| -> Result<Option<i64>, (u16, String)> {
-        values(name)
-            .first()
-            .map(|value| {
-                value.parse().map_err(|_| {
-                    (
-                        422,
-                        json!([{"path": name, "message": "not a number"}]).to_string(),
-                    )
-                })
-            })
-            .transpose()
-    };
-    let page = || {
-        let (start, end) = (number("startDate")?, number("endDate")?);
-        let (skip, take) = (number("skip")?, number("take")?);
-        let statuses = values("status");
-        let archived_too = values("includeArchived") == ["true"];
-        let mut found: Vec<&Invoice> = state
-            .invoices
-            .iter()
-            .filter(|invoice| invoice.store_id == STORE)
-            .filter(|invoice| !invoice.archived || archived_too)
-            .filter(|invoice| statuses.is_empty() || statuses.contains(&invoice.status.as_str()))
-            .filter(|invoice| start.is_none_or(|start| invoice.created >= start))
-            .filter(|invoice| end.is_none_or(|end| invoice.created <= end))
-            .collect();
-        if state.requests.len().is_multiple_of(2) {
-            found.reverse();
-        }
-        found.sort_by_key(|invoice| std::cmp::Reverse(invoice.created));
-        let count = |number: Option<i64>, default| {
-            number.map_or(default, |number| usize::try_from(number).unwrap_or(0))
-        };
-        Ok(found
-            .into_iter()
-            .skip(count(skip, 0))
-            .take(count(take, usize::MAX))
-            .map(Invoice::json)
-            .collect::<Value>()
-            .to_string())
-    };
-    match page() {
-        Ok(page) => (200, page),
-        Err(refused) => refused,
     }
 }

@@ -5,7 +5,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::shop::{Ran, Run, STOPPED, Shop};
+use crate::program::{Ran, Run};
+use crate::shop::{STOPPED, Shop};
 
 /// Runs as a user without any rights of its own, as root has them all.
 fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {

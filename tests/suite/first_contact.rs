@@ -5,7 +5,8 @@ use rusqlite::TransactionBehavior;
 use serde_json::json;
 
 use crate::btcpay::{Fault, KEY, STORE};
-use crate::shop::{BTC, Run, Shop};
+use crate::program::Run;
+use crate::shop::{BTC, Shop};
 
 #[test]
 fn without_any_setting_three_lines_say_what_is_needed() {

@@ -3,6 +3,7 @@
 #[path = "../btcpay/mod.rs"]
 mod btcpay;
 mod mixed;
+mod program;
 mod shop;
 
 mod answers;

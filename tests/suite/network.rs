@@ -11,7 +11,8 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::btcpay::{Fault, KEY};
-use crate::shop::{Run, STOPPED, Shop};
+use crate::program::Run;
+use crate::shop::{STOPPED, Shop};
 
 /// An address on loopback where each connection is handled by `serve`.
 fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {

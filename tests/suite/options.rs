@@ -4,7 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use crate::btcpay::{KEY, STORE};
-use crate::shop::{Run, Shop};
+use crate::program::Run;
+use crate::shop::Shop;
 
 /// Everything by environment.
 fn by_environment(shop: &Shop) -> Run {

@@ -4,14 +4,13 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::btcpay::{self, Btcpay};
+use crate::program::Run;
 
 /// The price of everything, in sats and as BTCPay writes it.
 pub const SATS: i64 = 21_000;
@@ -291,135 +290,4 @@ pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + 
             scope.spawn(move || check(case));
         }
     });
-}
-
-/// A run of the built program, in an environment with nothing in it but what is set here.
-pub struct Run {
-    command: Command,
-}
-
-impl Run {
-    pub fn bare() -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reconcile"));
-        command.env_clear().stdin(Stdio::null());
-        Self { command }
-    }
-
-    pub fn option(mut self, name: &str, value: &str) -> Self {
-        self.command.arg(name).arg(value);
-        self
-    }
-
-    pub fn flag(mut self, name: &str) -> Self {
-        self.command.arg(name);
-        self
-    }
-
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.command.env(name, value);
-        self
-    }
-
-    pub fn command(self) -> Command {
-        self.command
-    }
-
-    #[track_caller]
-    pub fn exits(self, code: i32) -> Ran {
-        Ran::of(self.command, code)
-    }
-
-    /// The object of `--format json`.
-    #[track_caller]
-    pub fn json(self, code: i32) -> Value {
-        let ran = self.option("--format", "json").exits(code);
-        assert_eq!(ran.stdout.matches('\n').count(), 1, "{}", ran.told);
-        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.told))
-    }
-}
-
-/// What a run printed.
-pub struct Ran {
-    pub stdout: String,
-    pub stderr: String,
-    /// All about it, for the reader of a failed test.
-    told: String,
-}
-
-impl Ran {
-    /// What `command` printed, which exits with `code`.
-    #[track_caller]
-    pub fn of(mut command: Command, code: i32) -> Self {
-        let output = command.output().unwrap();
-        let ran = Self::new(&command, &output);
-        assert_eq!(output.status.code(), Some(code), "{}", ran.told);
-        ran
-    }
-
-    fn new(command: &Command, output: &Output) -> Self {
-        let stdout = String::from_utf8(output.stdout.clone()).unwrap();
-        let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-        let told = format!(
-            "{command:?}\n{}\n--- stdout\n{stdout}\n--- stderr\n{stderr}",
-            output.status
-        );
-        Self {
-            stdout,
-            stderr,
-            told,
-        }
-    }
-
-    /// `[..]` stands for anything within a line, as `*` does in a file name.
-    #[track_caller]
-    pub fn prints(self, expected: &str) -> Self {
-        assert!(
-            matches(expected, &self.stdout),
-            "expected on stdout:\n{expected}\ngot: {}",
-            self.told
-        );
-        self
-    }
-
-    #[track_caller]
-    pub fn warns(self, expected: &str) -> Self {
-        assert!(
-            matches(expected, &self.stderr),
-            "expected on stderr:\n{expected}\ngot: {}",
-            self.told
-        );
-        self
-    }
-
-    #[track_caller]
-    pub fn says_nothing(self) -> Self {
-        self.prints("").warns("")
-    }
-}
-
-fn matches(expected: &str, found: &str) -> bool {
-    let (expected, found): (Vec<_>, Vec<_>) = (expected.lines().collect(), found.lines().collect());
-    expected.len() == found.len()
-        && expected
-            .iter()
-            .zip(found)
-            .all(|(pattern, line)| line_matches(pattern.trim_start(), line.trim_start()))
-}
-
-fn line_matches(pattern: &str, line: &str) -> bool {
-    let mut parts = pattern.split("[..]");
-    let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else {
-        return false;
-    };
-    let parts: Vec<&str> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else {
-        return rest.is_empty();
-    };
-    for part in middle {
-        match rest.split_once(part) {
-            Some((_, after)) => rest = after,
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }

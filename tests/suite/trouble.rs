@@ -212,7 +212,7 @@ fn a_run_with_nothing_to_ask_sets_up_no_connection() {
     let shop = Shop::open();
     shop.sale("done").here("settled").licensed().made();
     // Setting TLS up would fail here.
-    let nowhere = |run: crate::shop::Run| {
+    let nowhere = |run: crate::program::Run| {
         run.option("--btcpay-url", "https://127.0.0.1:1")
             .env("SSL_CERT_FILE", "/nonexistent")
             .env("SSL_CERT_DIR", "/nonexistent")

@@ -1,0 +1,272 @@
+//! The smoke test: invoices made, marked, archived and left to expire through the API of a BTCPay
+//! Server, and what the built program makes of them. One body, for the loopback BTCPay and, with
+//! `--ignored`, for a real one; the script `run` beside this file starts one on regtest.
+
+#[path = "../btcpay/mod.rs"]
+mod btcpay;
+#[path = "../suite/program.rs"]
+#[allow(dead_code, reason = "the suite uses all of it")]
+mod program;
+mod server;
+
+use std::env;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rusqlite::{Connection, params};
+use serde_json::json;
+use tempfile::TempDir;
+
+use btcpay::Btcpay;
+use program::{Ran, Run};
+use server::{LentStore, Made, VIEW_INVOICES};
+
+const OWNERS_KEY: &str = "1f2e3d4c5b6a79880a1b2c3d4e5f60718293a4b5";
+
+/// More candidates than are asked about one by one.
+const CROWD: usize = 8;
+
+#[test]
+fn the_loopback_btcpay_is_reconciled_and_left_as_it_was() {
+    for store in [None, Some(btcpay::STORE)] {
+        let btcpay = Btcpay::start();
+        btcpay.is_in_a_hurry();
+        btcpay.gives(OWNERS_KEY, &["unrestricted"]);
+        let before = btcpay.inventory();
+        smoke(LentStore::of(&btcpay.url(), OWNERS_KEY, store));
+        assert_eq!(btcpay.inventory(), before);
+    }
+}
+
+#[test]
+#[ignore = "needs a BTCPay Server: BTCPAY_URL, an owner's key in BTCPAY_API_KEY, and perhaps BTCPAY_STORE_ID"]
+fn a_real_btcpay_is_reconciled_and_left_as_it_was() {
+    let setting = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let needed = |name: &str| setting(name).unwrap_or_else(|| panic!("{name} is not set"));
+    smoke(LentStore::of(
+        &needed("BTCPAY_URL"),
+        &needed("BTCPAY_API_KEY"),
+        setting("BTCPAY_STORE_ID").as_deref(),
+    ));
+}
+
+/// The script's part after Docker's, with a server on loopback that nobody has set up yet, and the
+/// test above as what it runs.
+#[test]
+fn the_script_sets_a_server_up_runs_the_smoke_test_and_takes_all_down() {
+    let btcpay = Btcpay::start();
+    btcpay.is_new();
+    btcpay.is_in_a_hurry();
+    let folder = TempDir::new().unwrap();
+    let docker = folder.path().join("docker");
+    fs::write(&docker, "#!/bin/sh\necho \"$@\" >> \"$DOCKER_LOG\"\n").unwrap();
+    fs::set_permissions(&docker, Permissions::from_mode(0o755)).unwrap();
+    let log = folder.path().join("log");
+    let path = env::var("PATH").unwrap_or_default();
+
+    let mut script = Command::new("bash");
+    script
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/regtest/run"))
+        .arg(env::current_exe().unwrap())
+        .args([
+            "--ignored",
+            "--exact",
+            "a_real_btcpay_is_reconciled_and_left_as_it_was",
+        ])
+        .env("PATH", format!("{}:{path}", folder.path().display()))
+        .env("DOCKER_LOG", &log)
+        .env("REGTEST_URL", btcpay.url());
+    let ran = Ran::of(script, 0);
+    assert!(ran.stdout.contains("1 passed"), "{}", ran.stdout);
+    assert_eq!(
+        btcpay.inventory(),
+        "1 stores, 1 keys, 0 invoices",
+        "what the script made itself goes with its server"
+    );
+    let log = fs::read_to_string(log).unwrap();
+    let steps: Vec<&str> = log
+        .lines()
+        .map(|line| line.rsplit_once("compose.yaml ").unwrap().1)
+        .collect();
+    let [node, block, all, down] = steps.as_slice() else {
+        panic!("{log}");
+    };
+    assert_eq!(*node, "up --detach --wait bitcoind");
+    assert!(block.starts_with("exec -T bitcoind bitcoin-cli"), "{block}");
+    assert_eq!(*all, "up --detach --wait");
+    assert_eq!(*down, "down --volumes");
+}
+
+/// A licensing database made from schema.sql, whose sales are invoices of a BTCPay Server.
+struct Shop {
+    folder: TempDir,
+}
+
+impl Shop {
+    fn open() -> Self {
+        let shop = Self {
+            folder: TempDir::new().unwrap(),
+        };
+        let database = shop.connection();
+        database
+            .execute_batch(include_str!("../../schema.sql"))
+            .unwrap();
+        database
+            .execute_batch(
+                "INSERT INTO products (id, slug, name) VALUES ('pro', 'pro', 'Pro');
+                 INSERT INTO discount_codes (id, code, kind, amount) VALUES ('launch', 'LAUNCH', 'percent', 10);",
+            )
+            .unwrap();
+        shop
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("licenses.db")
+    }
+
+    fn connection(&self) -> Connection {
+        Connection::open(self.database()).unwrap()
+    }
+
+    /// Each is a pending sale `name` with the discount code.
+    fn sells(&self, name: &str, invoice: &Made) {
+        let database = self.connection();
+        database
+            .execute(
+                "INSERT INTO invoices (id, btcpay_invoice_id, product_id, amount_sats, created_at, updated_at)
+                 VALUES (?1, ?2, 'pro', 21000, datetime(?3, 'unixepoch'), datetime(?3, 'unixepoch'))",
+                params![name, invoice.id, invoice.created],
+            )
+            .unwrap();
+        database
+            .execute(
+                "INSERT INTO discount_redemptions (id, code_id, invoice_id) VALUES ('red-' || ?1, 'launch', ?1)",
+                [name],
+            )
+            .unwrap();
+        database
+            .execute("UPDATE discount_codes SET used_count = used_count + 1", [])
+            .unwrap();
+    }
+
+    /// Every sale but the crowd's, a line each, and how often the code is used.
+    fn state(&self) -> String {
+        self.connection()
+            .query_row(
+                "SELECT group_concat(line, char(10)) || char(10)
+                        || (SELECT 'used ' || used_count FROM discount_codes)
+                   FROM (SELECT i.id || ': ' || i.status || iif(l.id IS NULL, '', ', licensed')
+                                || ', ' || r.status || iif(r.license_id IS l.id, '', ' without it') AS line
+                           FROM invoices i
+                           LEFT JOIN licenses l ON l.invoice_id = i.id
+                           LEFT JOIN discount_redemptions r ON r.invoice_id = i.id
+                          WHERE i.id NOT LIKE 'crowd%'
+                          ORDER BY i.rowid)",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap()
+    }
+
+    fn reconcile(&self, store: &LentStore, key: &str) -> Run {
+        Run::bare()
+            .option("--database", path_text(&self.database()))
+            .option("--btcpay-url", &store.url)
+            .option("--store-id", &store.id)
+            .env("BTCPAY_API_KEY", key)
+    }
+}
+
+fn path_text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The whole of the main job, against whatever server the store is of.
+fn smoke(lent: LentStore) {
+    let store = &lent;
+    let key = store.new_key(&[&format!("{VIEW_INVOICES}:{}", store.id)]);
+    let shop = Shop::open();
+    // First, because it takes a minute.
+    let expiring = store.new_invoice(1);
+    let [settled, invalid, archived, open] = [(); 4].map(|()| store.new_invoice(60));
+    store.mark(&settled, "Settled");
+    store.mark(&invalid, "Invalid");
+    store.mark(&archived, "Settled");
+    store.archive(&archived);
+    for (name, invoice) in [
+        ("expiring", &expiring),
+        ("settled", &settled),
+        ("invalid", &invalid),
+        ("archived", &archived),
+        ("open", &open),
+    ] {
+        shop.sells(name, invoice);
+    }
+    store.wait_until(&expiring, "Expired");
+
+    let before = shop.state();
+    let dry = shop.reconcile(store, &key).flag("--dry-run").json(0);
+    assert_eq!(shop.state(), before, "a dry run writes nothing");
+    assert_eq!(dry["checked"], 5);
+    assert_eq!(dry["requests"], 5, "few are asked for one by one");
+
+    for place in 0..CROWD {
+        shop.sells(&format!("crowd {place}"), &store.new_invoice(60));
+    }
+    let mut real = shop.reconcile(store, &key).json(0);
+    assert_eq!(
+        shop.state(),
+        "expiring: expired, cancelled\n\
+         settled: settled, licensed, redeemed\n\
+         invalid: invalid, cancelled\n\
+         archived: settled, licensed, redeemed\n\
+         open: pending, pending\n\
+         used 11"
+    );
+    assert_eq!(real["checked"], 5 + CROWD);
+    assert!(
+        real["requests"].as_u64().unwrap() < 5,
+        "many are read from the store's list: {real}"
+    );
+    for change in real["changes"].as_array_mut().unwrap() {
+        if change["license_issued"] == true {
+            change["license_id"] = json!(null);
+        }
+    }
+    assert_eq!(
+        in_any_order(&dry["changes"]),
+        in_any_order(&real["changes"])
+    );
+    let again = shop.reconcile(store, &key).json(0);
+    assert_eq!(again["changes"], json!([]));
+
+    store.mark(&expiring, "Settled");
+    let unnoticed = shop.reconcile(store, &key).json(0);
+    assert_eq!(unnoticed["changes"], json!([]), "it is closed here");
+    let noticed = shop.reconcile(store, &key).flag("--recheck").json(0);
+    assert_eq!(noticed["changes"][0]["from"], "expired");
+    assert_eq!(noticed["changes"][0]["license_issued"], true);
+    assert!(
+        shop.state()
+            .starts_with("expiring: settled, licensed, redeemed\n"),
+        "{}",
+        shop.state()
+    );
+
+    let blind = store.new_key(&[&format!("btcpay.store.canviewstoresettings:{}", store.id)]);
+    let refused = shop.reconcile(store, &blind).exits(1);
+    assert!(refused.stderr.contains("(403)"), "{}", refused.stderr);
+    store.revoke(&key);
+    let refused = shop.reconcile(store, &key).exits(1);
+    assert!(refused.stderr.contains("(401)"), "{}", refused.stderr);
+    lent.give_back();
+}
+
+fn in_any_order(changes: &serde_json::Value) -> Vec<String> {
+    let changes = changes.as_array().unwrap().iter();
+    let mut changes: Vec<String> = changes.map(ToString::to_string).collect();
+    changes.sort();
+    changes
+}

@@ -1,0 +1,189 @@
+//! A store of a BTCPay Server that is only lent: what is done there by the Greenfield API, and how
+//! it is left as it was.
+
+use std::cell::{Cell, RefCell};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use reqwest::blocking::{Client, RequestBuilder};
+use serde_json::{Value, json};
+
+pub const VIEW_INVOICES: &str = "btcpay.store.canviewinvoices";
+
+/// A real server looks for expired invoices now and then.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+pub struct LentStore {
+    pub url: String,
+    pub id: String,
+    owners_key: String,
+    client: Client,
+    /// Made here, and still there.
+    is_ours: Cell<bool>,
+    keys: RefCell<Vec<String>>,
+    invoices: RefCell<Vec<String>>,
+}
+
+/// An invoice that was made here.
+pub struct Made {
+    pub id: String,
+    /// Unix seconds.
+    pub created: i64,
+}
+
+impl LentStore {
+    /// The store `id` of the server at `url`, or without an id a new one. The key is an owner's,
+    /// without restrictions.
+    pub fn of(url: &str, owners_key: &str, id: Option<&str>) -> Self {
+        let mut store = Self {
+            url: url.trim_end_matches('/').into(),
+            id: id.unwrap_or_default().into(),
+            owners_key: owners_key.into(),
+            client: Client::new(),
+            is_ours: Cell::new(false),
+            keys: RefCell::default(),
+            invoices: RefCell::default(),
+        };
+        if id.is_none() {
+            let made = store.post(
+                "stores",
+                &json!({"name": "reconcile", "defaultCurrency": "BTC"}),
+            );
+            store.id = text(&made, "id");
+            store.is_ours.set(true);
+            store.post(
+                &store.path("payment-methods/BTC-CHAIN/wallet/generate"),
+                &json!({"savePrivateKeys": false}),
+            );
+        }
+        store
+    }
+
+    /// A key with these permissions alone.
+    pub fn new_key(&self, permissions: &[&str]) -> String {
+        let made = self.post(
+            "api-keys",
+            &json!({"label": "reconcile", "permissions": permissions}),
+        );
+        let key = text(&made, "apiKey");
+        self.keys.borrow_mut().push(key.clone());
+        key
+    }
+
+    pub fn revoke(&self, key: &str) {
+        self.keys.borrow_mut().retain(|kept| kept != key);
+        self.delete(&format!("api-keys/{key}")).unwrap();
+    }
+
+    pub fn new_invoice(&self, expires_in_minutes: u32) -> Made {
+        let made = self.post(
+            &self.path("invoices"),
+            &json!({
+                "amount": "0.00021",
+                "currency": "BTC",
+                "checkout": {"expirationMinutes": expires_in_minutes},
+            }),
+        );
+        let id = text(&made, "id");
+        self.invoices.borrow_mut().push(id.clone());
+        Made {
+            id,
+            created: made["createdTime"].as_i64().unwrap(),
+        }
+    }
+
+    pub fn mark(&self, invoice: &Made, status: &str) {
+        let path = self.path(&format!("invoices/{}/status", invoice.id));
+        let marked = self.post(&path, &json!({"status": status}));
+        assert_eq!(marked["status"], status, "{marked}");
+    }
+
+    pub fn archive(&self, invoice: &Made) {
+        self.archive_by_id(&invoice.id).unwrap();
+    }
+
+    pub fn wait_until(&self, invoice: &Made, status: &str) {
+        let path = self.path(&format!("invoices/{}", invoice.id));
+        let asked_first = Instant::now();
+        loop {
+            let answer = sent(self.request(Method::GET, &path)).unwrap();
+            if answer["status"] == status {
+                return;
+            }
+            let waited = asked_first.elapsed();
+            assert!(waited < PATIENCE, "{} never was {status}", invoice.id);
+            thread::sleep(Duration::from_secs(2));
+        }
+    }
+
+    /// Removes all that was made here. BTCPay Server deletes no invoice of a store that stays, so
+    /// those are archived.
+    pub fn give_back(self) {
+        self.clean_up().unwrap();
+    }
+
+    fn clean_up(&self) -> Result<(), String> {
+        for key in self.keys.take() {
+            self.delete(&format!("api-keys/{key}"))?;
+        }
+        let invoices = self.invoices.take();
+        if self.is_ours.take() {
+            return self.delete(&format!("stores/{}", self.id)).map(drop);
+        }
+        for id in invoices {
+            self.archive_by_id(&id)?;
+        }
+        Ok(())
+    }
+
+    fn archive_by_id(&self, id: &str) -> Result<Value, String> {
+        self.delete(&self.path(&format!("invoices/{id}")))
+    }
+
+    fn path(&self, of_the_store: &str) -> String {
+        format!("stores/{}/{of_the_store}", self.id)
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let request = self.request(Method::POST, path);
+        let request = request
+            .header("Content-Type", "application/json")
+            .body(body.to_string());
+        sent(request).unwrap()
+    }
+
+    fn delete(&self, path: &str) -> Result<Value, String> {
+        sent(self.request(Method::DELETE, path))
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("{}/api/v1/{path}", self.url))
+            .header("Authorization", format!("token {}", self.owners_key))
+    }
+}
+
+/// A test that failed half way leaves nothing behind either.
+impl Drop for LentStore {
+    fn drop(&mut self) {
+        if let Err(why) = self.clean_up() {
+            eprintln!("something was left behind: {why}");
+        }
+    }
+}
+
+/// The answer's JSON; null for an empty one.
+fn sent(request: RequestBuilder) -> Result<Value, String> {
+    let response = request.send().map_err(|error| error.to_string())?;
+    let (status, url) = (response.status(), response.url().clone());
+    let body = response.text().map_err(|error| error.to_string())?;
+    if !status.is_success() {
+        return Err(format!("{url}: {status}: {body}"));
+    }
+    Ok(serde_json::from_str(&body).unwrap_or_default())
+}
+
+fn text(json: &Value, field: &str) -> String {
+    json[field].as_str().unwrap().into()
+}
