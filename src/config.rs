@@ -27,8 +27,9 @@ pub struct Config {
     /// How long the run may take; 0 for any time.
     pub deadline_seconds: u32,
     pub format: Format,
-    /// Whether a run that has nothing to say says so.
-    pub tell_nothing: bool,
+    /// Of the terminal that the report goes to; none where it goes elsewhere.
+    pub columns: Option<usize>,
+    pub verbose: bool,
 }
 
 /// For somebody who has set nothing up yet.
@@ -38,12 +39,13 @@ BTCPay Server and the store in it (--btcpay-url URL or BTCPAY_URL, --store-id ID
 and an API key (--api-key-file FILE or BTCPAY_API_KEY_FILE). README.md leads through it: Set it up";
 
 impl Config {
-    /// The checked configuration. `terminal` is whether the report goes to one.
+    /// The checked configuration. `columns` are those of the terminal that the report goes to, if
+    /// it goes to one.
     ///
     /// # Errors
     ///
     /// A setting is missing or cannot be used; each names the option and its variable.
-    pub fn new(cli: Cli, terminal: bool) -> Result<Self> {
+    pub fn new(cli: Cli, columns: Option<usize>) -> Result<Self> {
         let database = setting(cli.database, "RECONCILE_DATABASE");
         let url = setting(cli.btcpay_url, "BTCPAY_URL");
         let store_id = setting(cli.store_id, "BTCPAY_STORE_ID");
@@ -72,8 +74,19 @@ impl Config {
             max_age_seconds: i64::from(cli.max_age_hours) * 3600,
             deadline_seconds: cli.deadline,
             format: cli.format,
-            tell_nothing: terminal || cli.verbose > 0,
+            columns,
+            verbose: cli.verbose > 0,
         })
+    }
+
+    /// Whether a run that has nothing to say says so.
+    pub fn tell_nothing(&self) -> bool {
+        self.columns.is_some() || self.verbose
+    }
+
+    /// Whether somebody looks at what would be done: then the report has all of it in one place.
+    pub fn is_for_eyes(&self) -> bool {
+        self.access == Access::Read && self.format == Format::Text
     }
 }
 

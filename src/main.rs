@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn run_to_the_end(cli: Cli) -> Exit {
-    let config = match Config::new(cli, io::stdout().is_terminal()) {
+    let config = match Config::new(cli, terminal_columns()) {
         Ok(config) => config,
         Err(wrong) => {
             for line in format!("{wrong:#}").lines() {
@@ -56,7 +56,10 @@ fn run_to_the_end(cli: Cli) -> Exit {
         }
     };
     let report = run::run(&config, jiff::Timestamp::now().as_second());
-    report.log();
+    if !config.is_for_eyes() {
+        report.warn();
+    }
+    report.log_errors();
     match print(&report, &config) {
         Ok(()) => report.exit(),
         Err(unsaid) => {
@@ -68,10 +71,10 @@ fn run_to_the_end(cli: Cli) -> Exit {
 
 fn print(report: &Report, config: &Config) -> Result<()> {
     let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second())?;
-    let mut stdout = BufWriter::new(io::stdout().lock());
+    let mut stdout = BufWriter::new(anstream::stdout().lock());
     let written = match config.format {
         Format::Json => report.write_json(&mut stdout),
-        Format::Text => report.write_text(&mut stdout, now, config.tell_nothing),
+        Format::Text => report.write_text(&mut stdout, now, config.columns, config.tell_nothing()),
     };
     match written.and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context(
@@ -80,6 +83,14 @@ fn print(report: &Report, config: &Config) -> Result<()> {
         ),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Of the terminal that the report goes to, if it goes to one.
+fn terminal_columns() -> Option<usize> {
+    let stdout = io::stdout();
+    stdout.is_terminal().then(|| {
+        terminal_size::terminal_size_of(stdout).map_or(80, |(columns, _)| columns.0.into())
+    })
 }
 
 fn log_to_stderr(filter: &str) {
@@ -93,8 +104,10 @@ fn log_to_stderr(filter: &str) {
                 Level::Debug => "debug",
                 Level::Trace => "trace",
             };
+            let style = out.default_level_style(record.level());
             let line = shown::line(&record.args().to_string());
-            writeln!(out, "{}{level}: {line}", progress::in_place())
+            progress::make_room();
+            writeln!(out, "{style}{level}:{style:#} {line}")
         })
         .init();
 }

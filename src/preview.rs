@@ -1,17 +1,26 @@
 //! What a dry run would do, made for eyes: grouped by outcome, who bought what, for how much, and
-//! how long ago. Pure: the report's changes in, text out.
+//! how long ago; at last what needs a person, with the next step. Pure: the report in, text out.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
+use anstyle::Style;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::database::RedemptionMoved;
-use crate::invoice::LocalStatus;
-use crate::report::Changed;
+use crate::invoice::{InvoiceId, LocalStatus, Sale};
+use crate::report::{Changed, NeedsAttention, Report};
 use crate::shown;
 
-/// In columns of a terminal.
-const WIDEST_CELL: usize = 36;
+/// Widths are in columns of a terminal.
+const WIDEST_CELL: usize = 40;
+/// A cell that is cut to make a row fit keeps at least so much.
+const NARROWEST_CELL: usize = 10;
+/// What is no terminal may be any width; text is easier to read in lines.
+const WIDEST_TEXT: usize = 100;
+
+const HEADING: Style = Style::new().bold();
+const HEADER: Style = Style::new().dimmed();
 
 /// What would become of an invoice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,78 +63,159 @@ impl Outcome {
     }
 }
 
-/// Writes a table for each outcome, at Unix second `now`.
-pub fn write(out: &mut impl Write, changes: &[Changed], now: i64) -> io::Result<()> {
+/// Writes a table for each outcome, at Unix second `now`, for a terminal of so many `columns`.
+pub fn write(
+    out: &mut impl Write,
+    report: &Report,
+    now: i64,
+    columns: Option<usize>,
+) -> io::Result<()> {
     for outcome in Outcome::ALL {
-        let rows: Vec<[String; 6]> = changes
-            .iter()
+        let changes = report.changes.iter();
+        let rows = changes
             .filter(|change| Outcome::of(change) == outcome)
-            .map(|change| cells(change, now))
-            .collect();
-        if rows.is_empty() {
+            .map(|change| Row::of_change(change, now));
+        write_group(out, outcome.heading(), rows.collect(), columns)?;
+    }
+    let attention = report.attention.iter();
+    let rows = attention.map(|item| Row::of_attention(item, now));
+    write_group(out, "Needs you", rows.collect(), columns)
+}
+
+const COLUMNS: [&str; 6] = ["buyer", "product", "amount", "age", "invoice", "discount"];
+/// Which of them may be cut to make a row fit, and which stand at the right of their column.
+const CUT: [bool; 6] = [true, true, false, false, true, false];
+const AT_THE_RIGHT: [bool; 6] = [false, false, true, true, false, false];
+
+struct Row {
+    cells: [String; 6],
+    /// What to do, in words.
+    advice: Option<String>,
+}
+
+impl Row {
+    fn of_change(change: &Changed, now: i64) -> Self {
+        let discount = match change.redemption {
+            Some(RedemptionMoved::Redeemed) => "redeemed",
+            Some(RedemptionMoved::Cancelled) => "slot freed",
+            None => "",
+        };
+        Self::new(change.sale.as_deref(), &change.invoice_id, discount, now)
+    }
+
+    fn of_attention(item: &NeedsAttention, now: i64) -> Self {
+        let what_happened = item.reason.replace('_', " ");
+        Self {
+            advice: Some(shown::line(&format!("{what_happened}: {}", item.detail))),
+            ..Self::new(item.sale.as_deref(), &item.invoice_id, "", now)
+        }
+    }
+
+    fn new(sale: Option<&Sale>, id: &InvoiceId, discount: &str, now: i64) -> Self {
+        let [buyer, product, amount, age] = sale.map_or_else(
+            || [(); 4].map(|()| "-".to_owned()),
+            |sale| {
+                [
+                    shown::line(sale.buyer_email.as_deref().unwrap_or("-")),
+                    shown::line(&sale.product),
+                    format!("{} sats", with_separators(sale.amount_sats)),
+                    age(now - sale.created),
+                ]
+            },
+        );
+        let id = shown::line(&id.0);
+        Self {
+            cells: [buyer, product, amount, age, id, discount.into()],
+            advice: None,
+        }
+    }
+}
+
+/// Writes rows under each other, or nothing where there is none.
+fn write_group(
+    out: &mut impl Write,
+    heading: &str,
+    rows: Vec<Row>,
+    columns: Option<usize>,
+) -> io::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{HEADING}{heading} ({}){HEADING:#}", rows.len())?;
+    let widths = widths(&rows, columns.unwrap_or(usize::MAX));
+    let header = line(COLUMNS, widths);
+    writeln!(out, "{HEADER}{header}{HEADER:#}")?;
+    for row in rows {
+        writeln!(
+            out,
+            "{}",
+            line(row.cells.each_ref().map(String::as_str), widths)
+        )?;
+        if let Some(advice) = row.advice {
+            let width = columns.unwrap_or(WIDEST_TEXT).min(WIDEST_TEXT);
+            let options = textwrap::Options::new(width)
+                .initial_indent("    ")
+                .subsequent_indent("    ")
+                .break_words(false);
+            writeln!(out, "{}", textwrap::fill(&advice, options))?;
+        }
+    }
+    writeln!(out)
+}
+
+/// How wide each column is, in a line of so many `columns` in all; a column with nothing in it has
+/// no width.
+fn widths(rows: &[Row], columns: usize) -> [usize; 6] {
+    let mut widths = COLUMNS.map(UnicodeWidthStr::width);
+    for (place, width) in widths.iter_mut().enumerate() {
+        let cells = rows.iter().filter_map(|row| row.cells.get(place));
+        let widest = cells.map(|cell| cell.width()).max().unwrap_or_default();
+        *width = match widest {
+            0 => 0,
+            widest => widest.max(*width).min(WIDEST_CELL),
+        };
+    }
+    let indented = |width: &usize| if *width == 0 { 0 } else { width + 2 };
+    while widths.iter().map(indented).sum::<usize>() > columns {
+        let cuttable = widths.iter_mut().zip(CUT).filter(|(_, cut)| *cut);
+        match cuttable.map(|(width, _)| width).max() {
+            Some(widest) if *widest > NARROWEST_CELL => *widest -= 1,
+            Some(_) | None => break,
+        }
+    }
+    widths
+}
+
+fn line(cells: [&str; 6], widths: [usize; 6]) -> String {
+    let mut line = String::new();
+    for ((cell, width), at_the_right) in cells.into_iter().zip(widths).zip(AT_THE_RIGHT) {
+        if width == 0 {
             continue;
         }
-        writeln!(out, "{} ({})", outcome.heading(), rows.len())?;
-        let mut widths = [0; 6];
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.width().max(*width);
-            }
-        }
-        for row in &rows {
-            let padded = row.iter().zip(widths).map(|(cell, width)| {
-                let padding = " ".repeat(width - cell.width());
-                ["  ", cell, &padding].concat()
-            });
-            let line: String = padded.collect();
-            writeln!(out, "{}", line.trim_end())?;
-        }
-        writeln!(out)?;
+        let cell = cut(cell, width);
+        let padding = " ".repeat(width - cell.width());
+        line += "  ";
+        line += if at_the_right { &padding } else { &cell };
+        line += if at_the_right { &cell } else { &padding };
     }
-    Ok(())
+    line.truncate(line.trim_end().len());
+    line
 }
 
-fn cells(change: &Changed, now: i64) -> [String; 6] {
-    let [who, what, how_much, how_old] = change.sale.as_ref().map_or_else(
-        || [(); 4].map(|()| "-".to_owned()),
-        |sale| {
-            [
-                cell(sale.buyer_email.as_deref().unwrap_or("-")),
-                cell(&sale.product),
-                format!("{} sats", with_separators(sale.amount_sats)),
-                age(now - sale.created),
-            ]
-        },
-    );
-    let discount = match change.redemption {
-        Some(RedemptionMoved::Redeemed) => "discount redeemed",
-        Some(RedemptionMoved::Cancelled) => "discount's slot freed",
-        None => "",
-    };
-    [
-        who,
-        what,
-        how_much,
-        how_old,
-        cell(&change.invoice_id.0),
-        discount.into(),
-    ]
-}
-
-/// Safe to be shown, and no wider than a cell may be.
-fn cell(text: &str) -> String {
-    let text = shown::line(text);
-    if text.width() <= WIDEST_CELL {
-        return text;
+/// As much of `text` as is no wider than `width`.
+fn cut(text: &str, width: usize) -> Cow<'_, str> {
+    if text.width() <= width {
+        return text.into();
     }
-    let mut width = 0;
+    let mut taken = 0;
     text.chars()
         .take_while(|c| {
-            width += c.width().unwrap_or(0);
-            width < WIDEST_CELL
+            taken += c.width().unwrap_or(0);
+            taken < width
         })
         .chain(['…'])
-        .collect()
+        .collect::<String>()
+        .into()
 }
 
 fn with_separators(number: i64) -> String {
@@ -153,9 +243,20 @@ fn age(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invoice::{BtcpayInvoiceId, InvoiceId, Sale};
+    use crate::invoice::BtcpayInvoiceId;
 
-    fn change(id: &str, to: LocalStatus, buyer: &str, amount_sats: i64, created: i64) -> Changed {
+    const NOW: i64 = 1_000_000;
+
+    fn sale(buyer: &str, amount_sats: i64, created: i64) -> Sale {
+        Sale {
+            buyer_email: Some(buyer.into()),
+            product: "Pro".into(),
+            amount_sats,
+            created,
+        }
+    }
+
+    fn change(id: &str, to: LocalStatus, sale: Sale) -> Changed {
         Changed {
             invoice_id: InvoiceId(id.into()),
             btcpay_invoice_id: BtcpayInvoiceId("there".into()),
@@ -164,70 +265,75 @@ mod tests {
             license_issued: to == LocalStatus::Settled,
             license_id: None,
             redemption: Some(RedemptionMoved::Redeemed),
-            sale: Some(Box::new(Sale {
-                buyer_email: Some(buyer.into()),
-                product: "Pro".into(),
-                amount_sats,
-                created,
-            })),
+            sale: Some(Box::new(sale)),
         }
     }
 
-    fn preview(changes: &[Changed]) -> String {
-        let mut text = Vec::new();
-        write(&mut text, changes, 1_000_000).unwrap();
-        String::from_utf8(text).unwrap()
+    fn report(changes: Vec<Changed>) -> Report {
+        let mut report = Report::new(true);
+        report.changes = changes;
+        report
+    }
+
+    /// As a terminal without colour shows it.
+    fn preview(report: &Report, columns: Option<usize>) -> String {
+        let mut text = anstream::StripStream::new(Vec::new());
+        write(&mut text, report, NOW, columns).unwrap();
+        String::from_utf8(text.into_inner()).unwrap()
+    }
+
+    fn odd_sales() -> Report {
+        let long = format!("{}@example.com", "a".repeat(60));
+        report(vec![
+            change(
+                "0f8d2c1e-64f2-4c59-9a41-0c6a54b6f3d1",
+                LocalStatus::Settled,
+                sale("山田@example.com", 21_000, NOW - 10),
+            ),
+            change("inv-2", LocalStatus::Settled, sale(&long, 1, NOW - 4_000)),
+            change(
+                "inv-3",
+                LocalStatus::Settled,
+                sale("e\u{301}ve\u{1b}[2J", 2_100_000_000, 0),
+            ),
+        ])
     }
 
     #[test]
     fn columns_stand_under_each_other_whatever_is_in_them() {
-        let long = format!("{}@example.com", "a".repeat(60));
-        let text = preview(&[
-            change(
-                "inv-1",
-                LocalStatus::Settled,
-                "山田@example.com",
-                21_000,
-                999_990,
-            ),
-            change("inv-2", LocalStatus::Settled, &long, 1, 996_000),
-            change(
-                "inv-3",
-                LocalStatus::Settled,
-                "e\u{301}ve\u{1b}[2J",
-                2_100_000_000,
-                0,
-            ),
-        ]);
-        let mut lines = text.lines();
         assert_eq!(
-            lines.next(),
-            Some("Paid: settled, and a license issued (3)")
-        );
-        let columns: Vec<usize> = lines
-            .by_ref()
-            .take(3)
-            .map(|line| {
-                let (before, _) = line.split_once("Pro").unwrap();
-                assert!(!line.contains('\u{1b}'));
-                before.width()
-            })
-            .collect();
-        assert_eq!(columns, [2 + WIDEST_CELL + 2; 3]);
-        assert_eq!(lines.next(), Some(""));
-        assert!(
-            text.contains("2,100,000,000 sats  11 d  inv-3  discount redeemed"),
-            "{text}"
+            preview(&odd_sales(), Some(100)),
+            "\
+Paid: settled, and a license issued (3)
+  buyer                       product              amount   age  invoice                    discount
+  山田@example.com            Pro             21,000 sats   now  0f8d2c1e-64f2-4c59-9a41-…  redeemed
+  aaaaaaaaaaaaaaaaaaaaaaaaa…  Pro                  1 sats   1 h  inv-2                      redeemed
+  e\u{301}ve\\u{1b}[2J                Pro      2,100,000,000 sats  11 d  inv-3                      redeemed
+
+"
         );
     }
 
     #[test]
+    fn a_row_fits_the_terminal_by_cutting_what_is_longest() {
+        for columns in [60, 80, 100, 200] {
+            let text = preview(&odd_sales(), Some(columns));
+            let widest = text.lines().map(UnicodeWidthStr::width).max().unwrap();
+            assert!(widest <= columns.max(72), "{columns}:\n{text}");
+        }
+        assert!(preview(&odd_sales(), None).contains("0f8d2c1e-64f2-4c59-9a41-0c6a54b6f3d1"));
+    }
+
+    #[test]
     fn outcomes_come_in_groups_and_empty_ones_not_at_all() {
-        let text = preview(&[
-            change("inv-1", LocalStatus::Expired, "a", 1, 0),
-            change("inv-2", LocalStatus::Settled, "b", 1, 0),
-            change("inv-3", LocalStatus::Expired, "c", 1, 0),
-        ]);
+        let text = preview(
+            &report(vec![
+                change("inv-1", LocalStatus::Expired, sale("a", 1, 0)),
+                change("inv-2", LocalStatus::Settled, sale("b", 1, 0)),
+                change("inv-3", LocalStatus::Expired, sale("c", 1, 0)),
+            ]),
+            None,
+        );
         let headings: Vec<_> = text.lines().filter(|line| line.ends_with(')')).collect();
         assert_eq!(
             headings,
@@ -236,7 +342,34 @@ mod tests {
                 "Not paid: closed as expired (2)"
             ]
         );
-        assert_eq!(preview(&[]), "");
+        assert_eq!(preview(&report(Vec::new()), None), "");
+    }
+
+    #[test]
+    fn advice_is_in_lines_and_its_address_is_whole() {
+        let page = "https://btcpay.example.com/invoices/SomeIdOfTwentyTwoChars";
+        let mut report = report(Vec::new());
+        report.attention.push(NeedsAttention {
+            invoice_id: InvoiceId("inv-4".into()),
+            btcpay_invoice_id: BtcpayInvoiceId("there".into()),
+            reason: "paid_late",
+            detail: format!("0.00021 BTC arrived after it expired. Mark it settled: {page}"),
+            sale: Some(Box::new(sale("dave@example.com", 21_000, NOW - 10_000))),
+        });
+        assert_eq!(
+            preview(&report, Some(60)),
+            format!(
+                "\
+Needs you (1)
+  buyer             product       amount  age  invoice
+  dave@example.com  Pro      21,000 sats  2 h  inv-4
+    paid late: 0.00021 BTC arrived after it expired. Mark it
+    settled:
+    {page}
+
+"
+            )
+        );
     }
 
     #[test]

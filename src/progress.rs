@@ -49,11 +49,9 @@ impl Drop for Progress {
     }
 }
 
-/// What comes before a line on stderr: it takes the place of the progress, which is drawn again.
-pub fn in_place() -> &'static str {
+/// Takes the progress away before another line goes to stderr; it is drawn again below that.
+pub fn make_room() {
     if SHOWN.load(Ordering::Relaxed) {
-        "\r\x1b[2K"
-    } else {
-        ""
+        eprint!("\r\x1b[2K");
     }
 }

@@ -6,7 +6,7 @@ use reqwest::Url;
 
 use crate::database::{Applied, Database, WriteError, Writing};
 use crate::decide::{Attention, decide};
-use crate::invoice::{Answer, Invoice};
+use crate::invoice::{Answer, Invoice, Sale};
 use crate::report::Report;
 
 /// Where answers become writes, and both become the report.
@@ -105,19 +105,29 @@ impl Reconciling<'_> {
         match outcome {
             Outcome::Decided { attention, applied } => {
                 if let Some(attention) = attention {
+                    let sale = self.sale(&invoice);
                     self.report.needs_attention(
                         invoice.id.clone(),
                         invoice.btcpay_id.clone(),
                         &attention,
                         self.btcpay_url,
+                        sale,
                     );
                 }
                 if let Some(applied) = applied {
-                    self.report.changed(invoice.id, invoice.btcpay_id, applied);
+                    let sale = self.sale(&invoice);
+                    self.report
+                        .changed(invoice.id, invoice.btcpay_id, applied, sale);
                 }
             }
             Outcome::Failed(error) => self.report.failed(invoice.id, invoice.btcpay_id, &error),
         }
+    }
+
+    /// In a dry run, which is to be looked at.
+    fn sale(&self, invoice: &Invoice) -> Option<Box<Sale>> {
+        let sale = self.report.dry_run.then(|| self.database.sale(invoice));
+        sale.flatten().map(Box::new)
     }
 }
 

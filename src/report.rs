@@ -55,6 +55,9 @@ pub struct NeedsAttention {
     pub btcpay_invoice_id: BtcpayInvoiceId,
     pub reason: &'static str,
     pub detail: String,
+    /// In a dry run, for whoever looks at it.
+    #[serde(skip)]
+    pub sale: Option<Box<Sale>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,7 +92,13 @@ impl Report {
         }
     }
 
-    pub fn changed(&mut self, id: InvoiceId, btcpay_id: BtcpayInvoiceId, applied: Applied) {
+    pub fn changed(
+        &mut self,
+        id: InvoiceId,
+        btcpay_id: BtcpayInvoiceId,
+        applied: Applied,
+        sale: Option<Box<Sale>>,
+    ) {
         self.changes.push(Changed {
             invoice_id: id,
             btcpay_invoice_id: btcpay_id,
@@ -98,7 +107,7 @@ impl Report {
             license_issued: applied.license_issued,
             license_id: applied.license_id,
             redemption: applied.redemption,
-            sale: applied.sale,
+            sale,
         });
     }
 
@@ -122,6 +131,7 @@ impl Report {
         btcpay_id: BtcpayInvoiceId,
         attention: &Attention,
         btcpay_url: &Url,
+        sale: Option<Box<Sale>>,
     ) {
         let page = page_of(&btcpay_id, btcpay_url);
         let (reason, detail) = in_words(attention, &id, &page);
@@ -130,6 +140,7 @@ impl Report {
             btcpay_invoice_id: btcpay_id,
             reason,
             detail,
+            sale,
         });
     }
 
@@ -147,12 +158,14 @@ impl Report {
         writeln!(out)
     }
 
-    /// Writes a line a change, or what a dry run would do as a table, and a summary that begins with
-    /// the time; nothing where there is nothing to say, unless `tell_nothing`.
+    /// Writes a line a change, or what a dry run would do as a table of so many `columns`, and a
+    /// summary that begins with the time; nothing where there is nothing to say, unless
+    /// `tell_nothing`.
     pub fn write_text(
         &self,
         out: &mut impl Write,
         now: Timestamp,
+        columns: Option<usize>,
         tell_nothing: bool,
     ) -> io::Result<()> {
         let nothing_to_say = self.changes.is_empty()
@@ -164,7 +177,7 @@ impl Report {
         }
         let mood = if self.dry_run { "dry run: " } else { "" };
         if self.dry_run {
-            preview::write(out, &self.changes, now.as_second())?;
+            preview::write(out, self, now.as_second(), columns)?;
         } else {
             for change in &self.changes {
                 writeln!(out, "{}", shown::line(&change.line()))?;
@@ -189,14 +202,18 @@ impl Report {
         )
     }
 
-    /// Tells stderr what needs a person.
-    pub fn log(&self) {
+    /// Warns of what needs a person's attention.
+    pub fn warn(&self) {
         for item in &self.attention {
             warn!(
                 "invoice {}: {}: {}",
                 item.invoice_id, item.reason, item.detail
             );
         }
+    }
+
+    /// Tells what could not be done.
+    pub fn log_errors(&self) {
         for failure in &self.failures {
             error!(
                 "invoice {} (BTCPay invoice {}): {}",

@@ -11,7 +11,7 @@ use super::invoice_row::{column_value, read_invoice};
 use super::new_license::NewLicense;
 use super::{Access, Database, in_words, time_text};
 use crate::decide::{Change, Redeem};
-use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus, Sale};
+use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus};
 
 /// What was written of one invoice; in a dry run, what would have been.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,8 +22,6 @@ pub struct Applied {
     /// None for a closed invoice, and for a license that a dry run did not issue.
     pub license_id: Option<LicenseId>,
     pub redemption: Option<RedemptionMoved>,
-    /// In a dry run.
-    pub sale: Option<Box<Sale>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -154,11 +152,6 @@ impl Writing<'_> {
             license_issued: owed.license.is_some(),
             license_id,
             redemption: owed.redemption.as_ref().map(|owed| owed.moved),
-            sale: match self.access {
-                // Only shown: what cannot be read there is no trouble of the real run's.
-                Access::Read => self.sale(invoice).ok().map(Box::new),
-                Access::Write => None,
-            },
         };
         if self.access == Access::Write {
             let savepoint = self.transaction.savepoint()?;
@@ -166,25 +159,6 @@ impl Writing<'_> {
             savepoint.commit()?;
         }
         Ok(applied)
-    }
-
-    fn sale(&self, invoice: &Invoice) -> anyhow::Result<Sale> {
-        // A service's own table of products may have no names.
-        let mut statement = match self.transaction.prepare_cached(SALE_WITH_NAME) {
-            Ok(statement) => statement,
-            Err(_) => self.transaction.prepare_cached(SALE_WITHOUT_NAME)?,
-        };
-        statement
-            .query_and_then([&invoice.id.0], |row| {
-                Ok(Sale {
-                    buyer_email: column_value(row, "buyer_email")?,
-                    product: column_value(row, "product")?,
-                    amount_sats: invoice.amount_sats,
-                    created: invoice.created,
-                })
-            })?
-            .next()
-            .context("its row is gone")?
     }
 
     /// Everything that `change` needs from the database, read and checked.
@@ -338,22 +312,9 @@ struct OwedRedemption {
 
 const REREAD: &str = concat!(select_invoice!(), "WHERE invoices.id = ?1");
 
-const SALE_WITH_NAME: &str = "
-SELECT invoices.buyer_email, coalesce(products.name, invoices.product_id) AS product
-  FROM invoices
-  LEFT JOIN products ON products.id = invoices.product_id
- WHERE invoices.id = ?1";
-
-const SALE_WITHOUT_NAME: &str = "
-SELECT buyer_email, product_id AS product
-  FROM invoices
- WHERE id = ?1";
-
 #[cfg(test)]
-pub const QUERIES: [&str; 7] = [
+pub const QUERIES: [&str; 5] = [
     REREAD,
-    SALE_WITH_NAME,
-    SALE_WITHOUT_NAME,
     ISSUE_LICENSE,
     SET_STATUS,
     MOVE_REDEMPTION,

@@ -21,6 +21,7 @@ mod candidates;
 mod contract;
 mod indexes;
 mod new_license;
+mod sale;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -280,6 +281,7 @@ mod tests {
             .iter()
             .chain(&apply::QUERIES)
             .chain(&new_license::QUERIES)
+            .chain(&sale::QUERIES)
         {
             let plan = plan(sql);
             // The index of pending redemptions alone is meant to be read from end to end.

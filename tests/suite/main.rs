@@ -21,5 +21,6 @@ mod options;
 mod properties;
 mod races;
 mod reports;
+mod terminal;
 mod trouble;
 mod webhooks;

@@ -176,25 +176,22 @@ fn the_key_is_in_no_log_however_much_is_said() {
 #[test]
 fn options_say_how_much_is_said_and_win_over_rust_log() {
     let shop = Shop::open();
-    shop.sale("late")
-        .there("Expired")
-        .additional("PaidLate", "0.00021")
-        .made();
-    let warning = "warning: invoice late: paid_late: [..]";
-    let dry = || shop.reconcile().flag("--dry-run");
-    dry().exits(0).warns(warning);
-    dry().flag("-q").exits(0).warns("");
-    dry().env("RUST_LOG", "error").exits(0).warns("");
-    dry().env("RUST_LOG", "trace").flag("-q").exits(0).warns("");
-    dry()
+    shop.sale("doubt").here("settled").there("New").made();
+    let warning = "warning: invoice doubt: settled_here_not_there: [..]";
+    let run = || shop.reconcile();
+    run().exits(0).warns(warning);
+    run().flag("-q").exits(0).warns("");
+    run().env("RUST_LOG", "error").exits(0).warns("");
+    run().env("RUST_LOG", "trace").flag("-q").exits(0).warns("");
+    run()
         .env("RUST_LOG", "error")
         .flag("-v")
         .exits(0)
-        .warns(&format!("info: invoice late: [..]\n{warning}"));
-    dry()
+        .warns(&format!("info: invoice doubt: [..]\n{warning}"));
+    run()
         .env("RUST_LOG", "info")
         .exits(0)
-        .warns(&format!("info: invoice late: [..]\n{warning}"));
+        .warns(&format!("info: invoice doubt: [..]\n{warning}"));
 }
 
 #[test]

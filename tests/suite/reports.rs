@@ -32,11 +32,13 @@ fn a_run_that_changed_something_prints_a_line_each_and_a_summary() {
         .warns("")
         .prints(&format!(
             "Paid: settled, and a license issued (2)
-         a@example.com  Pro  21,000 sats  1 h  a  discount redeemed
-         c@example.com  Pro  21,000 sats  1 h  c
+         buyer          product       amount  age  invoice  discount
+         a@example.com  Pro      21,000 sats  1 h  a        redeemed
+         c@example.com  Pro      21,000 sats  1 h  c
 
          Not paid: closed as expired (1)
-         b@example.com  Pro  21,000 sats  1 h  b  discount's slot freed
+         buyer          product       amount  age  invoice  discount
+         b@example.com  Pro      21,000 sats  1 h  b        slot freed
 
          {TIME} dry run: 3 checked, 3 changed, 0 need attention, 0 failed, [..]"
         ));
@@ -46,6 +48,38 @@ fn a_run_that_changed_something_prints_a_line_each_and_a_summary() {
          invoice c (BTCPay invoice btc-c): license [..]-[..] issued
          {TIME} 3 checked, 3 changed, 0 need attention, 0 failed, [..]"
     ));
+}
+
+#[test]
+fn a_dry_run_shows_what_needs_a_person_with_the_sale_and_the_next_step() {
+    let shop = Shop::open();
+    shop.sale("late")
+        .there("Expired")
+        .additional("PaidLate", "0.00021")
+        .made();
+    shop.sale("doubt").here("settled").there("New").made();
+    shop.reconcile()
+        .flag("-n")
+        .exits(0)
+        .warns("")
+        .prints(&format!(
+            "Not paid: closed as expired (1)
+         buyer             product       amount  age  invoice
+         late@example.com  Pro      21,000 sats  1 h  late
+
+         Needs you (2)
+         buyer              product       amount  age  invoice
+         doubt@example.com  Pro      21,000 sats  1 h  doubt
+         settled here not there: settled here without all that belongs to it, but BTCPay says New;
+         nothing was done. See whether the money came; if so, mark it settled in BTCPay:
+         http://127.0.0.1:[..]/invoices/btc-doubt
+         late@example.com   Pro      21,000 sats  1 h  late
+         paid late: 0.00021 BTC arrived after it expired. To accept the sale, mark it settled in BTCPay
+         and the next --recheck issues the license; else refund the buyer:
+         http://127.0.0.1:[..]/invoices/btc-late
+
+         {TIME} dry run: 2 checked, 1 changed, 2 need attention, 0 failed, [..]"
+        ));
 }
 
 #[test]
@@ -187,8 +221,9 @@ fn a_dry_run_shows_what_it_can_where_a_row_is_odd() {
     shop.sql("UPDATE invoices SET buyer_email = CAST(x'ff' AS TEXT) WHERE id = 'a'");
     shop.reconcile().flag("-n").exits(0).prints(&format!(
         "Not paid: closed as expired (2)
-         -              -    -            -    a
-         b@example.com  pro  21,000 sats  1 h  b
+         buyer          product       amount  age  invoice
+         -              -                  -    -  a
+         b@example.com  pro      21,000 sats  1 h  b
 
          {TIME} dry run: 2 checked, 2 changed, [..]"
     ));

@@ -1,0 +1,142 @@
+//! What somebody who sits at a terminal sees. util-linux's `script` is the terminal.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::btcpay::Fault;
+use crate::program::{Ran, Run};
+use crate::shop::Shop;
+
+/// What a terminal is sent, when this run is started in one.
+fn in_a_terminal(run: Run, environment: &[(&str, &str)]) -> String {
+    let run = run.command();
+    let words = [run.get_program()].into_iter().chain(run.get_args());
+    let quoted: Vec<String> = words
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    let mut script = Command::new("script");
+    script
+        .args(["--quiet", "--return", "--command", &quoted.join(" ")])
+        .arg("/dev/null")
+        .stdin(Stdio::null())
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .envs(environment.iter().copied());
+    Ran::of(script, 0).stdout
+}
+
+const BOLD: &str = "\u{1b}[1m";
+
+#[test]
+fn colour_is_for_terminals_whose_owner_wants_it() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let dry = || shop.reconcile().flag("-n");
+    assert!(in_a_terminal(dry(), &[]).contains(&format!("{BOLD}Paid: settled")));
+    for unwanted in [("NO_COLOR", "1"), ("CLICOLOR", "0"), ("TERM", "dumb")] {
+        let shown = in_a_terminal(dry(), &[unwanted]);
+        assert!(!shown.contains('\u{1b}'), "{unwanted:?}: {shown}");
+        assert!(shown.contains("Paid: settled"));
+    }
+    let piped = dry().exits(0).stdout;
+    assert!(!piped.contains('\u{1b}'), "{piped}");
+    let forced = dry().env("CLICOLOR_FORCE", "1").exits(0).stdout;
+    assert!(forced.contains(BOLD));
+    let json = dry().env("CLICOLOR_FORCE", "1").json(0);
+    assert_eq!(json["checked"], 1);
+}
+
+#[test]
+fn a_quiet_run_in_a_terminal_says_that_nothing_was_to_be_done() {
+    let shop = Shop::open();
+    let shown = in_a_terminal(shop.reconcile(), &[]);
+    assert!(shown.contains("0 checked, 0 changed"), "{shown}");
+}
+
+/// A shop whose BTCPay Server takes its time with the first of its invoices.
+fn slow_shop() -> Shop {
+    let shop = Shop::open();
+    for id in ["a", "b", "c", "d"] {
+        shop.sale(id).there("New").made();
+    }
+    shop.btcpay
+        .when_asked_for("btc-a", || thread::sleep(Duration::from_millis(700)));
+    shop
+}
+
+const PROGRESS: &str = "of 4 invoices";
+
+#[test]
+fn a_terminal_sees_how_far_a_longer_run_is_and_keeps_nothing_of_it() {
+    let shown = in_a_terminal(slow_shop().reconcile(), &[]);
+    assert!(shown.contains(PROGRESS), "{shown}");
+    let (_, after) = shown.rsplit_once(PROGRESS).unwrap();
+    let (progress, report) = after.rsplit_once('\u{1b}').unwrap();
+    assert!(!progress.contains("checked"), "{shown}");
+    assert!(
+        report.contains("4 checked"),
+        "the line is cleared first: {shown}"
+    );
+}
+
+#[test]
+fn progress_and_messages_do_not_mix() {
+    for environment in [&[][..], &[("NO_COLOR", "1")]] {
+        let shop = slow_shop();
+        shop.btcpay
+            .fails_times(1, "btc-c", Fault::Answer(503, "", String::new()));
+        let shown = in_a_terminal(shop.reconcile().flag("-vv"), environment);
+        let mut both = 0;
+        for line in shown.lines() {
+            let progress_and_message = line
+                .split_once(PROGRESS)
+                .and_then(|(_, after)| after.split_once("debug:"));
+            if let Some((between, _)) = progress_and_message {
+                assert!(between.contains("\u{1b}[2K"), "{shown:?}");
+                both += 1;
+            }
+        }
+        assert!(both > 0, "{shown:?}");
+    }
+}
+
+#[test]
+fn only_a_terminal_that_can_be_updated_sees_progress() {
+    let shown = in_a_terminal(slow_shop().reconcile(), &[("TERM", "dumb")]);
+    assert!(!shown.contains(PROGRESS), "{shown}");
+    slow_shop().reconcile().exits(0).says_nothing();
+}
+
+#[test]
+fn ctrl_c_ends_a_run_at_once_and_what_was_written_is_kept() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.sale("b").made();
+    shop.btcpay.fails("btc-b", Fault::Hang);
+    let (asked, wait_until_asked) = mpsc::channel();
+    shop.btcpay
+        .when_asked_for("btc-b", move || asked.send(()).unwrap());
+    let mut child = shop
+        .reconcile()
+        .command()
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until_asked.recv().unwrap();
+    let mut interrupt = Command::new("sh");
+    interrupt.args(["-c", &format!("kill -INT {}", child.id())]);
+    Ran::of(interrupt, 0);
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), None, "it dies by the signal");
+    let said = BufReader::new(child.stderr.take().unwrap()).lines().next();
+    assert!(said.is_none(), "{said:?}");
+    assert_eq!(shop.state("a"), "settled, licensed");
+    assert_eq!(shop.state("b"), "pending");
+}
