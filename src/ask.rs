@@ -7,7 +7,7 @@ use anyhow::{Error, Result};
 use log::info;
 
 use crate::btcpay::{AskError, Btcpay};
-use crate::invoice::Invoice;
+use crate::invoice::{Answer, Invoice};
 use crate::progress::Progress;
 use crate::reconcile::Reconciling;
 use crate::sweep::Sweep;
@@ -86,6 +86,7 @@ fn sweep(
                 .and_then(|place: usize| not_shown.get_mut(place))
                 .and_then(Option::take)
             {
+                log_answer(&invoice, &answer);
                 answered.push((invoice, answer));
             }
         }
@@ -118,7 +119,10 @@ fn ask_by_id(
         }
         let gone = unanswered == GONE_AFTER || left == 0 && !btcpay.connected();
         match asked {
-            Ok(answer) => reconciling.reconcile(vec![(invoice, answer)])?,
+            Ok(answer) => {
+                log_answer(&invoice, &answer);
+                reconciling.reconcile(vec![(invoice, answer)])?;
+            }
             Err(AskError::Unanswered(error)) if gone => {
                 reconciling.report.forget_failures(unanswered - 1);
                 return Err(error.into());
@@ -134,4 +138,13 @@ fn ask_by_id(
         progress.advance(1);
     }
     Ok(())
+}
+
+fn log_answer(invoice: &Invoice, answer: &Answer) {
+    info!(
+        "invoice {}: {} here, {} in BTCPay",
+        invoice.id,
+        invoice.status.word(),
+        answer.status.word()
+    );
 }

@@ -14,13 +14,13 @@ use reqwest::Url;
 use crate::btcpay::ApiKey;
 use crate::cli::{Cli, Format};
 use crate::database::Access;
+use crate::store::Store;
 
 /// Everything a run needs to know.
 pub struct Config {
     pub database: PathBuf,
     pub access: Access,
-    pub btcpay_url: Url,
-    pub store_id: String,
+    pub store: Store,
     pub api_key: ApiKey,
     pub recheck: bool,
     pub max_age_seconds: i64,
@@ -67,8 +67,10 @@ impl Config {
             } else {
                 Access::Write
             },
-            btcpay_url: checked_url(&text(url, "the URL of BTCPay Server")?)?,
-            store_id: checked_store_id(text(store_id, "the store id")?)?,
+            store: Store {
+                url: checked_url(&text(url, "the URL of BTCPay Server")?)?,
+                id: checked_store_id(text(store_id, "the store id")?)?,
+            },
             api_key: api_key(cli.api_key_file)?,
             recheck: cli.recheck,
             max_age_seconds: i64::from(cli.max_age_hours) * 3600,

@@ -4,8 +4,8 @@
 use rust_decimal::Decimal;
 
 use crate::invoice::{
-    AdditionalStatus, Answer, BtcpayStatus, Invoice, License, LicenseId, LocalStatus, Money,
-    Redemption, RedemptionStatus,
+    AdditionalStatus, Answer, BtcpayStatus, ByService, Invoice, License, LicenseId, LocalStatus,
+    Money, Purpose, Redemption, RedemptionStatus, Tip,
 };
 
 /// What to write, and what to tell the merchant. Both may be nothing.
@@ -45,9 +45,17 @@ pub enum Attention {
     PaidLate(Money),
     PaidPartial(Money),
     InvalidButPaid(Money),
-    AmountMismatch { there: Money, here_sats: i64 },
+    AmountMismatch {
+        there: Money,
+        here_sats: i64,
+    },
     SettledHereNotThere(BtcpayStatus),
     LicenseByHand(LicenseId),
+    LicenseDeleted,
+    TierChangePaid,
+    RenewalPaid,
+    /// Comes with a license that was issued, never from [`decide`].
+    TipNotSent(Tip),
 }
 
 impl Decision {
@@ -55,6 +63,13 @@ impl Decision {
         change: None,
         attention: None,
     };
+
+    fn only(attention: Attention) -> Self {
+        Self {
+            change: None,
+            attention: Some(attention),
+        }
+    }
 }
 
 /// The decision on `invoice`, of which BTCPay Server says `answer`.
@@ -62,10 +77,9 @@ pub fn decide(invoice: &Invoice, answer: &Answer) -> Decision {
     use BtcpayStatus::{Expired, Invalid, New, Processing, Settled};
     match (invoice.status, answer.status) {
         (_, Settled) => settle(invoice, &answer.money),
-        (LocalStatus::Settled, New | Processing | Expired | Invalid) => Decision {
-            change: None,
-            attention: Some(Attention::SettledHereNotThere(answer.status)),
-        },
+        (LocalStatus::Settled, New | Processing | Expired | Invalid) => {
+            Decision::only(Attention::SettledHereNotThere(answer.status))
+        }
         (LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid, New | Processing) => {
             Decision::NOTHING
         }
@@ -78,13 +92,22 @@ pub fn decide(invoice: &Invoice, answer: &Answer) -> Decision {
 }
 
 fn settle(invoice: &Invoice, money: &Money) -> Decision {
+    match invoice.purpose {
+        Purpose::Purchase => settle_purchase(invoice, money),
+        Purpose::TierChange(ByService::NotDone) => Decision::only(Attention::TierChangePaid),
+        Purpose::Renewal(ByService::NotDone) => Decision::only(Attention::RenewalPaid),
+        Purpose::TierChange(ByService::Done) | Purpose::Renewal(ByService::Done) => {
+            Decision::NOTHING
+        }
+    }
+}
+
+fn settle_purchase(invoice: &Invoice, money: &Money) -> Decision {
     let issue_license = match &invoice.license {
         License::PerhapsByHand(license_id) => {
-            return Decision {
-                change: None,
-                attention: Some(Attention::LicenseByHand(license_id.clone())),
-            };
+            return Decision::only(Attention::LicenseByHand(license_id.clone()));
         }
+        License::PerhapsDeleted => return Decision::only(Attention::LicenseDeleted),
         License::None => true,
         License::Issued(_) => false,
     };
@@ -210,6 +233,7 @@ mod tests {
             status,
             amount_sats: 21_000,
             created: 1_795_000_000,
+            purpose: Purpose::Purchase,
             license,
             redemption,
         }
@@ -350,22 +374,104 @@ mod tests {
     }
 
     #[test]
-    fn a_license_by_hand_stops_every_settlement() {
+    fn a_license_by_hand_or_deleted_stops_every_settlement() {
         let by_hand = LicenseId("gift".into());
-        for status in LOCAL {
-            for (redemption, _) in redemptions() {
-                let doubtful = invoice(status, License::PerhapsByHand(by_hand.clone()), redemption);
-                let mut answer = answer(BtcpayStatus::Settled);
-                answer.money.amount = Some(Decimal::ONE);
-                assert_eq!(
-                    decide(&doubtful, &answer),
-                    Decision {
-                        change: None,
-                        attention: Some(Attention::LicenseByHand(by_hand.clone()))
-                    }
-                );
+        for (license, attention) in [
+            (
+                License::PerhapsByHand(by_hand.clone()),
+                Attention::LicenseByHand(by_hand),
+            ),
+            (License::PerhapsDeleted, Attention::LicenseDeleted),
+        ] {
+            for status in LOCAL {
+                for (redemption, _) in redemptions() {
+                    let doubtful = invoice(status, license.clone(), redemption);
+                    let mut answer = answer(BtcpayStatus::Settled);
+                    answer.money.amount = Some(Decimal::ONE);
+                    assert_eq!(
+                        decide(&doubtful, &answer),
+                        Decision {
+                            change: None,
+                            attention: Some(attention.clone())
+                        }
+                    );
+                }
             }
         }
+    }
+
+    #[test]
+    fn what_is_no_purchase_is_never_settled_here_and_told_until_the_service_has_acted() {
+        for (purpose, attention) in [
+            (
+                Purpose::TierChange(ByService::NotDone),
+                Some(Attention::TierChangePaid),
+            ),
+            (Purpose::TierChange(ByService::Done), None),
+            (
+                Purpose::Renewal(ByService::NotDone),
+                Some(Attention::RenewalPaid),
+            ),
+            (Purpose::Renewal(ByService::Done), None),
+        ] {
+            for status in LOCAL {
+                for license in [License::None, licensed(), License::PerhapsDeleted] {
+                    for (redemption, _) in redemptions() {
+                        let mut invoice = invoice(status, license.clone(), redemption);
+                        invoice.purpose = purpose;
+                        assert_eq!(
+                            decide(&invoice, &answer(BtcpayStatus::Settled)),
+                            Decision {
+                                change: None,
+                                attention: attention.clone()
+                            },
+                            "{invoice:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_an_invoice_was_for_it_is_closed_as_usual() {
+        for purpose in [
+            Purpose::TierChange(ByService::NotDone),
+            Purpose::TierChange(ByService::Done),
+            Purpose::Renewal(ByService::NotDone),
+            Purpose::Renewal(ByService::Done),
+        ] {
+            for there in THERE {
+                if there == BtcpayStatus::Settled {
+                    continue;
+                }
+                for status in LOCAL {
+                    for (redemption, _) in redemptions() {
+                        let purchase = invoice(status, License::None, redemption);
+                        let mut other = purchase.clone();
+                        other.purpose = purpose;
+                        let answer = answer(there);
+                        assert_eq!(decide(&other, &answer), decide(&purchase, &answer));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_free_sale_is_given_what_is_missing() {
+        let mut free = invoice(LocalStatus::Settled, License::None, None);
+        free.amount_sats = 0;
+        assert_eq!(
+            decide(&free, &Answer::of_a_free_sale()),
+            Decision {
+                change: Some(Change::Settle {
+                    issue_license: true,
+                    redemption: None
+                }),
+                attention: None
+            }
+        );
     }
 
     /// Which attention each (status, additional status, money came) of BTCPay's deserves.

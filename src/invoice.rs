@@ -32,6 +32,11 @@ impl BtcpayInvoiceId {
             _ => Ok(Self(text)),
         }
     }
+
+    /// Whether the sale was free, so that BTCPay Server never had an invoice: its ids have no dash.
+    pub fn is_of_a_free_sale(&self) -> bool {
+        self.0.starts_with("free-")
+    }
 }
 
 /// A license's id (`licenses.id`).
@@ -157,6 +162,27 @@ pub enum License {
     /// made, for the same product and buyer: somebody has probably mended the loss already. Looked
     /// for only where the invoice is settled.
     PerhapsByHand(LicenseId),
+    /// The invoice has none, but since it was made a policy was deleted with its licenses: its own
+    /// may have been one of them. Looked for only where the invoice is settled.
+    PerhapsDeleted,
+}
+
+/// What an invoice is for, and so what it is owed when it is settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A license of its own.
+    Purchase,
+    /// Another policy for a license that is there, which the service alone gives.
+    TierChange(ByService),
+    /// A further cycle of a subscription, which the service alone goes on with.
+    Renewal(ByService),
+}
+
+/// Whether the service has done what it alone can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByService {
+    Done,
+    NotDone,
 }
 
 /// An invoice as the licensing database has it.
@@ -168,8 +194,16 @@ pub struct Invoice {
     pub amount_sats: i64,
     /// Unix seconds.
     pub created: i64,
+    pub purpose: Purpose,
     pub license: License,
     pub redemption: Option<Redemption>,
+}
+
+/// Money that a license's policy promises to somebody when it is sold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tip {
+    pub recipient: String,
+    pub sats: i64,
 }
 
 /// What an invoice was for, as a person would like to see it.
@@ -189,6 +223,21 @@ pub struct Answer {
     pub status: BtcpayStatus,
     pub additional: AdditionalStatus,
     pub money: Money,
+}
+
+impl Answer {
+    /// What stands for BTCPay Server's word where it was never asked for money.
+    pub fn of_a_free_sale() -> Self {
+        Self {
+            status: BtcpayStatus::Settled,
+            additional: AdditionalStatus::None,
+            money: Money {
+                currency: "SATS".into(),
+                amount: Some(Decimal::ZERO),
+                paid: Some(Decimal::ZERO),
+            },
+        }
+    }
 }
 
 /// The amounts of BTCPay Server's invoice, in `currency`.

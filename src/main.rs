@@ -12,6 +12,7 @@
     )
 )]
 
+mod advice;
 mod ask;
 mod btcpay;
 mod cli;
@@ -26,6 +27,7 @@ mod reconcile;
 mod report;
 mod run;
 mod shown;
+mod store;
 mod sweep;
 
 use std::io::{self, BufWriter, IsTerminal, Write};

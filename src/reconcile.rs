@@ -37,12 +37,6 @@ impl Reconciling<'_> {
     pub fn reconcile(&mut self, answered: Vec<(Invoice, Answer)>) -> Result<()> {
         let mut to_change = Vec::new();
         for (invoice, answer) in answered {
-            info!(
-                "invoice {}: {} here, {} in BTCPay",
-                invoice.id,
-                invoice.status.word(),
-                answer.status.word()
-            );
             let decision = decide(&invoice, &answer);
             if decision.change.is_some() {
                 to_change.push((invoice, answer));
@@ -104,18 +98,17 @@ impl Reconciling<'_> {
     fn tell(&mut self, invoice: Invoice, outcome: Outcome) {
         match outcome {
             Outcome::Decided { attention, applied } => {
-                if let Some(attention) = attention {
-                    let sale = self.sale(&invoice);
+                let sale = self.sale(&invoice);
+                let tip = applied.as_ref().and_then(|applied| applied.tip.clone());
+                for attention in attention.into_iter().chain(tip.map(Attention::TipNotSent)) {
                     self.report.needs_attention(
-                        invoice.id.clone(),
-                        invoice.btcpay_id.clone(),
+                        &invoice,
                         &attention,
                         self.btcpay_url,
-                        sale,
+                        sale.clone(),
                     );
                 }
                 if let Some(applied) = applied {
-                    let sale = self.sale(&invoice);
                     self.report
                         .changed(invoice.id, invoice.btcpay_id, applied, sale);
                 }

@@ -1,7 +1,6 @@
 //! What a run did, as a value; stdout's text and JSON, stderr's lines and the exit code all follow
 //! from it.
 
-use std::fmt;
 use std::io::{self, Write};
 
 use jiff::Timestamp;
@@ -11,8 +10,8 @@ use serde::Serialize;
 
 use crate::database::{Applied, RedemptionMoved};
 use crate::decide::Attention;
-use crate::invoice::{BtcpayInvoiceId, InvoiceId, LicenseId, LocalStatus, Money, Sale};
-use crate::{preview, shown};
+use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, LicenseId, LocalStatus, Sale};
+use crate::{advice, preview, shown};
 
 /// Serialised, it is the object of `--format json`: fields may be added, never removed.
 #[derive(Debug, Serialize)]
@@ -25,6 +24,9 @@ pub struct Report {
     pub failures: Vec<Failed>,
     /// Pending invoices too old to be asked about.
     pub out_of_window: u32,
+    /// Invoices of another payment provider of the service's, which are not asked about.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub other_provider: u64,
     /// Invoices that a run which stopped early did not come to.
     #[serde(skip_serializing_if = "is_zero")]
     pub not_asked: u64,
@@ -85,6 +87,7 @@ impl Report {
             attention: Vec::new(),
             failures: Vec::new(),
             out_of_window: 0,
+            other_provider: 0,
             not_asked: 0,
             requests: 0,
             elapsed_ms: 0,
@@ -127,17 +130,15 @@ impl Report {
     /// `btcpay_url` is where the merchant looks the invoice up.
     pub fn needs_attention(
         &mut self,
-        id: InvoiceId,
-        btcpay_id: BtcpayInvoiceId,
+        invoice: &Invoice,
         attention: &Attention,
         btcpay_url: &Url,
         sale: Option<Box<Sale>>,
     ) {
-        let page = page_of(&btcpay_id, btcpay_url);
-        let (reason, detail) = in_words(attention, &id, &page);
+        let (reason, detail) = advice::in_words(attention, invoice, btcpay_url);
         self.attention.push(NeedsAttention {
-            invoice_id: id,
-            btcpay_invoice_id: btcpay_id,
+            invoice_id: invoice.id.clone(),
+            btcpay_invoice_id: invoice.btcpay_id.clone(),
             reason,
             detail,
             sale,
@@ -246,99 +247,6 @@ impl Changed {
         }
         line.push_str(&parts.join(", "));
         line
-    }
-}
-
-/// The reason's word, and what happened with what to do about it.
-fn in_words(attention: &Attention, id: &InvoiceId, page: &str) -> (&'static str, String) {
-    match attention {
-        Attention::PaidLate(money) => (
-            "paid_late",
-            format!(
-                "{} arrived after it expired. To accept the sale, mark it settled in BTCPay and \
-                 the next --recheck issues the license; else refund the buyer: {page}",
-                Paid(money)
-            ),
-        ),
-        Attention::PaidPartial(money) => (
-            "paid_partial",
-            format!(
-                "{} arrived of {} before it expired. Refund the buyer, or accept it: mark it \
-                 settled in BTCPay and the next --recheck issues the license: {page}",
-                Paid(money),
-                Amount(money)
-            ),
-        ),
-        Attention::InvalidButPaid(money) => (
-            "invalid_but_paid",
-            format!(
-                "{} was paid, but not confirmed in time. If it has confirmed since, mark it \
-                 settled in BTCPay and the next --recheck issues the license: {page}",
-                Paid(money)
-            ),
-        ),
-        Attention::AmountMismatch { there, here_sats } => (
-            "amount_mismatch",
-            format!(
-                "settled in BTCPay over {}, but amount_sats is {here_sats} here. The buyer gets \
-                 what was paid for there; find out which is wrong: {page}",
-                Amount(there)
-            ),
-        ),
-        Attention::SettledHereNotThere(status) => (
-            "settled_here_not_there",
-            format!(
-                "settled here without all that belongs to it, but BTCPay says {}; nothing was \
-                 done. See whether the money came; if so, mark it settled in BTCPay: {page}",
-                status.word()
-            ),
-        ),
-        Attention::LicenseByHand(license_id) => (
-            "license_by_hand",
-            format!(
-                "settled without a license, but license {license_id} was issued by hand since, \
-                 for the same product and buyer; nothing was done. If it is for this sale, tie it: \
-                 UPDATE licenses SET invoice_id = '{}' WHERE id = '{}'; if not, issue one: {page}",
-                quoted(&id.0),
-                quoted(&license_id.0)
-            ),
-        ),
-    }
-}
-
-/// For the inside of an SQL string literal.
-fn quoted(text: &str) -> String {
-    text.replace('\'', "''")
-}
-
-/// Where the merchant sees the invoice in BTCPay Server.
-fn page_of(id: &BtcpayInvoiceId, btcpay_url: &Url) -> String {
-    let mut url = btcpay_url.clone();
-    if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(["invoices", &id.0]);
-    }
-    url.into()
-}
-
-struct Paid<'a>(&'a Money);
-
-impl fmt::Display for Paid<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.0.paid {
-            Some(paid) => write!(f, "{} {}", paid.normalize(), self.0.currency),
-            None => f.write_str("an amount that BTCPay does not say"),
-        }
-    }
-}
-
-struct Amount<'a>(&'a Money);
-
-impl fmt::Display for Amount<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self.0.amount {
-            Some(amount) => write!(f, "{} {}", amount.normalize(), self.0.currency),
-            None => f.write_str("no set amount"),
-        }
     }
 }
 

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use log::info;
 
 use crate::ask::ask_about_all;
 use crate::btcpay::Btcpay;
 use crate::config::Config;
 use crate::database::{Access, Database, Window};
 use crate::deadline::Deadline;
+use crate::invoice::Answer;
 use crate::reconcile::Reconciling;
 use crate::report::Report;
 
@@ -26,36 +28,41 @@ pub fn run(config: &Config, now: i64) -> Report {
 
 fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<()> {
     let deadline = Deadline::after(config.deadline_seconds);
-    let mut database = Database::open(&config.database, config.access, deadline)?;
+    let mut database = Database::open(&config.database, config.access, &config.store, deadline)?;
     let listing = database.candidates(Window {
         now,
         since: now - config.max_age_seconds,
         recheck: config.recheck,
     })?;
     report.out_of_window = listing.out_of_window;
+    report.other_provider = listing.other_provider;
+    if listing.other_provider > 0 {
+        info!(
+            "other_provider: {} invoices in question belong to another payment provider or store \
+             and are not asked about",
+            listing.other_provider
+        );
+    }
     for unreadable in listing.unreadable {
         report.failed(unreadable.id, unreadable.btcpay_id, &unreadable.error);
     }
+    let mut reconciling = Reconciling {
+        database: &mut database,
+        now,
+        btcpay_url: &config.store.url,
+        report,
+    };
+    let free = listing.free.into_iter();
+    reconciling.reconcile(
+        free.map(|invoice| (invoice, Answer::of_a_free_sale()))
+            .collect(),
+    )?;
     if listing.candidates.is_empty() {
         return Ok(());
     }
 
-    let mut btcpay = Btcpay::new(
-        config.btcpay_url.clone(),
-        config.store_id.clone(),
-        config.api_key.clone(),
-        deadline,
-    )?;
-    let result = ask_about_all(
-        listing.candidates,
-        &mut btcpay,
-        &mut Reconciling {
-            database: &mut database,
-            now,
-            btcpay_url: &config.btcpay_url,
-            report,
-        },
-    );
+    let mut btcpay = Btcpay::new(config.store.clone(), config.api_key.clone(), deadline)?;
+    let result = ask_about_all(listing.candidates, &mut btcpay, &mut reconciling);
     report.requests = btcpay.requests();
     result
 }

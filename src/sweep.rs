@@ -70,7 +70,7 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invoice::{BtcpayInvoiceId, InvoiceId, License, LocalStatus};
+    use crate::invoice::{BtcpayInvoiceId, InvoiceId, License, LocalStatus, Purpose};
 
     fn candidates(count: usize) -> Vec<Invoice> {
         (0..count)
@@ -80,6 +80,7 @@ mod tests {
                 status: LocalStatus::Pending,
                 amount_sats: 21_000,
                 created: 1_795_000_000 + i64::try_from(place).unwrap(),
+                purpose: Purpose::Purchase,
                 license: License::None,
                 redemption: None,
             })

@@ -19,6 +19,7 @@ use reqwest::{StatusCode, Url, redirect};
 
 use crate::deadline::Deadline;
 use crate::invoice::{Answer, BtcpayInvoiceId};
+use crate::store::Store;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// From the start of connecting to the end of the body.
@@ -78,8 +79,7 @@ pub struct Btcpay {
     /// Never dropped, which would wait, beyond any deadline, for a host's name that is still being
     /// looked up.
     client: ManuallyDrop<Client>,
-    base: Url,
-    store_id: String,
+    store: Store,
     key: ApiKey,
     deadline: Deadline,
     key_check: Option<KeyCheck>,
@@ -122,24 +122,18 @@ pub struct Shown {
 }
 
 impl Btcpay {
-    /// The store `store_id` of the BTCPay Server at `base`, which may have a path. Makes no
-    /// request.
+    /// Makes no request.
     ///
     /// # Errors
     ///
     /// TLS cannot be set up: the system trusts nobody.
-    pub fn new(
-        base: Url,
-        store_id: String,
-        key: ApiKey,
-        deadline: Deadline,
-    ) -> anyhow::Result<Self> {
+    pub fn new(store: Store, key: ApiKey, deadline: Deadline) -> anyhow::Result<Self> {
         let mut client = Client::builder()
             .user_agent(concat!("reconcile/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_LIMIT)
             .timeout(None)
             .redirect(redirect::Policy::none());
-        if base.scheme() == "http" {
+        if store.url.scheme() == "http" {
             // Whom to trust is then of no use, and a small container may not have it.
             client = client.tls_certs_only([]);
         }
@@ -148,8 +142,7 @@ impl Btcpay {
                 "could not set up TLS: install the system's certificates (Debian's package \
                  ca-certificates), or name a file of them in SSL_CERT_FILE",
             )?),
-            base,
-            store_id,
+            store,
             key,
             deadline,
             key_check: None,
@@ -181,7 +174,7 @@ impl Btcpay {
                 self.check_key()?;
                 Err(AskError::Refused(web_page()))
             }
-            StatusCode::OK => answer::parse(&response.body, id, &self.store_id).map_err(|error| {
+            StatusCode::OK => answer::parse(&response.body, id, &self.store.id).map_err(|error| {
                 AskError::Refused(anyhow!(self.key.hidden_in(&format!("{error:#}"))))
             }),
             StatusCode::UNAUTHORIZED => Err(key_refused()),
@@ -224,7 +217,7 @@ impl Btcpay {
             return Err(AskError::Refused(self.unexpected(&response)));
         }
         let (count, answers) =
-            answer::parse_page(&response.body, &self.store_id).map_err(AskError::Refused)?;
+            answer::parse_page(&response.body, &self.store.id).map_err(AskError::Refused)?;
         self.key_check = Some(KeyCheck::Good);
         Ok(Shown { count, answers })
     }
@@ -265,13 +258,13 @@ impl Btcpay {
                 "BTCPay Server does not let this API key see the invoices of the store {} (403): \
                  correct --store-id, or give the key the permission 'View invoices' \
                  (btcpay.store.canviewinvoices) for this store",
-                self.store_id
+                self.store.id
             ))),
             StatusCode::NOT_FOUND => Err(AskError::Fatal(anyhow!(
                 "there is no store {} at {} (404): correct --store-id, or --btcpay-url if BTCPay \
                  Server lives under another path",
-                self.store_id,
-                self.base
+                self.store.id,
+                self.store.url
             ))),
             _ => Ok(response),
         }
@@ -279,10 +272,10 @@ impl Btcpay {
 
     /// Of one invoice, or of the store's list.
     fn address(&self, invoice: Option<&BtcpayInvoiceId>) -> Url {
-        let mut url = self.base.clone();
+        let mut url = self.store.url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty()
-                .extend(["api", "v1", "stores", &self.store_id, "invoices"])
+                .extend(["api", "v1", "stores", &self.store.id, "invoices"])
                 .extend(invoice.map(|id| &id.0));
         }
         url
@@ -368,7 +361,7 @@ impl Btcpay {
                      authority of your own, name a file with that authority's certificate in \
                      SSL_CERT_FILE; if it is said to be expired or not valid yet, see that this \
                      machine's clock is right",
-                    self.base
+                    self.store.url
                 )))
             } else if self.deadline.has_passed() {
                 AskError::Deadline(error)
@@ -401,10 +394,13 @@ impl Btcpay {
             error.context(format!(
                 "could not connect to BTCPay Server at {}; see that it runs and that --btcpay-url \
                  is right",
-                self.base
+                self.store.url
             ))
         } else {
-            error.context(format!("BTCPay Server at {} gave no answer", self.base))
+            error.context(format!(
+                "BTCPay Server at {} gave no answer",
+                self.store.url
+            ))
         }
     }
 }

@@ -2,16 +2,18 @@
 
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
-use rusqlite::{ErrorCode, Savepoint, Transaction, TransactionBehavior, named_params};
+use anyhow::{Context, anyhow};
+use rusqlite::{ErrorCode, Savepoint, ToSql, Transaction, TransactionBehavior, named_params};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::invoice_row::{column_value, read_invoice};
+use super::beyond::{AlsoOwed, Beyond, Settled};
+use super::invoice_row::read_invoice;
 use super::new_license::NewLicense;
-use super::{Access, Database, in_words, time_text};
+use super::row::{column_value, execute_one};
+use super::{Access, Clock, Database, in_words, wait_for_locks};
 use crate::decide::{Change, Redeem};
-use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus};
+use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus, Tip};
 
 /// What was written of one invoice; in a dry run, what would have been.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Applied {
     /// None for a closed invoice, and for a license that a dry run did not issue.
     pub license_id: Option<LicenseId>,
     pub redemption: Option<RedemptionMoved>,
+    /// What the license's policy promises to somebody and nobody has sent.
+    pub tip: Option<Tip>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -57,9 +61,8 @@ pub struct Writing<'database> {
     transaction: Transaction<'database>,
     access: Access,
     path: &'database Path,
-    /// Unix seconds.
-    now: i64,
-    now_text: String,
+    beyond: &'database Beyond,
+    clock: Clock,
 }
 
 impl Database {
@@ -74,14 +77,8 @@ impl Database {
         self.begin_at(now).map_err(WriteError::Database)
     }
 
-    fn prepare_to_write(&self) -> rusqlite::Result<()> {
-        self.wait_for_locks()?;
-        // What a savepoint may have to undo is bounded, and need not go through the disk.
-        self.connection.pragma_update(None, "temp_store", "memory")
-    }
-
     fn begin_at(&mut self, now: i64) -> anyhow::Result<Writing<'_>> {
-        self.prepare_to_write()
+        wait_for_locks(&self.connection, self.deadline)
             .map_err(|error| in_words(error, "begin writing to", &self.path))?;
         let behavior = match self.access {
             Access::Read => TransactionBehavior::Deferred,
@@ -94,8 +91,11 @@ impl Database {
                 .map_err(|error| in_words(error, "begin writing to", &self.path))?,
             access: self.access,
             path: &self.path,
-            now,
-            now_text: time_text(now).context("the system's clock is outside the calendar")?,
+            beyond: &self.beyond,
+            clock: Clock {
+                now,
+                with_offset: self.beyond.writes_times_with_offset(),
+            },
         })
     }
 }
@@ -143,7 +143,7 @@ impl Writing<'_> {
             (Some(_), Access::Read) => None,
             (None, _) => match &invoice.license {
                 License::Issued(id) => Some(id.clone()),
-                License::None | License::PerhapsByHand(_) => None,
+                License::None | License::PerhapsByHand(_) | License::PerhapsDeleted => None,
             },
         };
         let applied = Applied {
@@ -152,10 +152,12 @@ impl Writing<'_> {
             license_issued: owed.license.is_some(),
             license_id,
             redemption: owed.redemption.as_ref().map(|owed| owed.moved),
+            tip: owed.beyond.tip.clone(),
         };
         if self.access == Access::Write {
+            let (beyond, clock) = (self.beyond, self.clock);
             let savepoint = self.transaction.savepoint()?;
-            write_all(&savepoint, invoice, &owed, &applied, &self.now_text)?;
+            write_all(&savepoint, beyond, invoice, &owed, &applied, clock)?;
             savepoint.commit()?;
         }
         Ok(applied)
@@ -167,12 +169,11 @@ impl Writing<'_> {
             Change::Settle {
                 issue_license,
                 redemption,
-            } => Ok(Owed {
-                to: LocalStatus::Settled,
-                license: issue_license
-                    .then(|| NewLicense::read(&self.transaction, &invoice.id, self.now))
-                    .transpose()?,
-                redemption: redemption
+            } => {
+                let license = issue_license
+                    .then(|| NewLicense::read(&self.transaction, &invoice.id, self.clock))
+                    .transpose()?;
+                let redemption = redemption
                     .map(|redeem| {
                         let slots = match redeem {
                             Redeem::HoldingItsSlot => 0,
@@ -180,8 +181,18 @@ impl Writing<'_> {
                         };
                         self.redemption(invoice, RedemptionMoved::Redeemed, slots)
                     })
-                    .transpose()?,
-            }),
+                    .transpose()?;
+                let settled = settled(invoice, license.as_ref(), redemption.as_ref());
+                let beyond = self
+                    .beyond
+                    .also_owed(&self.transaction, &settled, self.clock)?;
+                Ok(Owed {
+                    to: LocalStatus::Settled,
+                    license,
+                    redemption,
+                    beyond,
+                })
+            }
             Change::Close {
                 to,
                 cancel_redemption,
@@ -191,6 +202,7 @@ impl Writing<'_> {
                 redemption: cancel_redemption
                     .then(|| self.redemption(invoice, RedemptionMoved::Cancelled, -1))
                     .transpose()?,
+                beyond: AlsoOwed::default(),
             }),
         }
     }
@@ -300,6 +312,19 @@ struct Owed {
     to: LocalStatus,
     license: Option<NewLicense>,
     redemption: Option<OwedRedemption>,
+    beyond: AlsoOwed,
+}
+
+fn settled<'a>(
+    invoice: &'a Invoice,
+    license: Option<&'a NewLicense>,
+    redemption: Option<&'a OwedRedemption>,
+) -> Settled<'a> {
+    Settled {
+        invoice,
+        license,
+        redemption_id: redemption.map(|redemption| redemption.id.as_str()),
+    }
 }
 
 struct OwedRedemption {
@@ -353,19 +378,15 @@ VALUES                ('reconcile', :action, :target_kind, :target_id, :details_
 
 fn write_all(
     savepoint: &Savepoint,
+    beyond: &Beyond,
     invoice: &Invoice,
     owed: &Owed,
     applied: &Applied,
-    now: &str,
+    clock: Clock,
 ) -> anyhow::Result<()> {
-    let write = |what: &str, sql: &str, params: &[(&str, &dyn rusqlite::ToSql)]| match savepoint
-        .prepare_cached(sql)?
-        .execute(params)?
-    {
-        1 => Ok(()),
-        rows => bail!(
-            "writing {what} changed {rows} rows instead of one; see the triggers of its table"
-        ),
+    let now = clock.now_text()?;
+    let write = |what: &str, sql: &str, params: &[(&str, &dyn ToSql)]| {
+        execute_one(savepoint, what, sql, params)
     };
     let details = json!({
         "invoice_id": invoice.id,
@@ -417,11 +438,7 @@ fn write_all(
                 ":max_machines": license.terms.max_machines,
                 ":entitlements_json": license.terms.entitlements_json,
                 ":is_trial": license.terms.is_trial,
-                ":metadata_json": json!({
-                    "source": "reconcile",
-                    "btcpay_invoice_id": invoice.btcpay_id,
-                })
-                .to_string(),
+                ":metadata_json": beyond.license_metadata(&invoice.btcpay_id).to_string(),
             },
         )?;
         audit("license.issued".into(), "license", license_id)?;
@@ -453,6 +470,10 @@ fn write_all(
             "redemption",
             &redemption.id,
         )?;
+    }
+    if let (LocalStatus::Settled, Some(license_id)) = (owed.to, &applied.license_id) {
+        let settled = settled(invoice, owed.license.as_ref(), owed.redemption.as_ref());
+        beyond.write(savepoint, &owed.beyond, &settled, license_id, clock)?;
     }
     Ok(())
 }

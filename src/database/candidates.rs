@@ -1,12 +1,13 @@
 //! Which invoices may be out of date.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use log::trace;
 use rusqlite::{Row, Statement, named_params};
 
-use super::invoice_row::{read_invoice, readable_time, shown};
+use super::invoice_row::{read_invoice, readable_time};
+use super::row::{column_value, shown};
 use super::{Database, in_words};
-use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus};
+use crate::invoice::{BtcpayInvoiceId, ByService, Invoice, InvoiceId, LocalStatus, Purpose};
 
 /// How long the service is left alone with an invoice that it has closed or settled, before what
 /// is missing counts as forgotten.
@@ -27,9 +28,13 @@ pub struct Window {
 pub struct Listing {
     /// Oldest first.
     pub candidates: Vec<Invoice>,
+    /// Half-done invoices of free sales, which BTCPay Server knows nothing of.
+    pub free: Vec<Invoice>,
     pub unreadable: Vec<Unreadable>,
     /// Pending invoices created before the window.
     pub out_of_window: u32,
+    /// Candidates that belong to another payment provider of the service's.
+    pub other_provider: u64,
 }
 
 /// A candidate whose row does not fit the contract. Its ids are as readable as they can be made.
@@ -92,8 +97,13 @@ const CANDIDATES: &str = concat!(
 );
 
 const OUT_OF_WINDOW: &str = concat!(
-    "SELECT count(*) FROM invoices WHERE status = 'pending' AND ",
-    unix_seconds!("created_at"),
+    "SELECT count(*)
+       FROM invoices
+       JOIN invoices_beyond AS beyond ON beyond.invoice_id = invoices.id
+      WHERE invoices.status = 'pending'
+        AND beyond.is_ours
+        AND ",
+    unix_seconds!("invoices.created_at"),
     " < :since"
 );
 
@@ -116,7 +126,9 @@ impl Database {
         let read = self.connection.unchecked_transaction()?;
         let mut listing = Listing {
             candidates: Vec::new(),
+            free: Vec::new(),
             unreadable: Vec::new(),
+            other_provider: 0,
             out_of_window: read.query_row(
                 OUT_OF_WINDOW,
                 named_params! { ":since": window.since },
@@ -133,7 +145,10 @@ impl Database {
         trace!("candidates: {}", with_values.unwrap_or_default());
         while let Some(row) = rows.next()? {
             match read_candidate(row, window.recheck) {
-                Ok(invoice) => listing.candidates.push(invoice),
+                Ok(Candidate::ToAskAbout(invoice)) => listing.candidates.push(invoice),
+                Ok(Candidate::Free(invoice)) => listing.free.push(invoice),
+                Ok(Candidate::OfAnotherProvider) => listing.other_provider += 1,
+                Ok(Candidate::NotInQuestion) => {}
                 Err(error) => listing.unreadable.push(Unreadable {
                     id: InvoiceId(shown(row.get_ref("id")?)),
                     btcpay_id: BtcpayInvoiceId(shown(row.get_ref("btcpay_invoice_id")?)),
@@ -145,7 +160,18 @@ impl Database {
     }
 }
 
-fn read_candidate(row: &Row, recheck: bool) -> Result<Invoice> {
+enum Candidate {
+    ToAskAbout(Invoice),
+    Free(Invoice),
+    OfAnotherProvider,
+    /// The service has done all that there was to do, or nothing was ever to be paid.
+    NotInQuestion,
+}
+
+fn read_candidate(row: &Row, recheck: bool) -> Result<Candidate> {
+    if !column_value(row, "is_ours")? {
+        return Ok(Candidate::OfAnotherProvider);
+    }
     let invoice = read_invoice(row)?;
     let untouched_matters = match invoice.status {
         LocalStatus::Pending => false,
@@ -155,5 +181,35 @@ fn read_candidate(row: &Row, recheck: bool) -> Result<Invoice> {
     if untouched_matters {
         readable_time(row, "updated_at", "updated_seconds")?;
     }
-    Ok(invoice)
+    Ok(match (invoice.status, invoice.purpose) {
+        _ if invoice.btcpay_id.is_of_a_free_sale() => free(invoice)?,
+        (
+            LocalStatus::Settled,
+            Purpose::TierChange(ByService::Done) | Purpose::Renewal(ByService::Done),
+        ) => Candidate::NotInQuestion,
+        (
+            LocalStatus::Pending
+            | LocalStatus::Settled
+            | LocalStatus::Expired
+            | LocalStatus::Invalid,
+            Purpose::Purchase | Purpose::TierChange(_) | Purpose::Renewal(_),
+        ) => Candidate::ToAskAbout(invoice),
+    })
+}
+
+fn free(invoice: Invoice) -> Result<Candidate> {
+    Ok(match invoice.status {
+        LocalStatus::Settled => {
+            ensure!(
+                invoice.amount_sats == 0,
+                "its btcpay_invoice_id says that it was free, and its amount_sats is {}; correct \
+                 one of them",
+                invoice.amount_sats
+            );
+            Candidate::Free(invoice)
+        }
+        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => {
+            Candidate::NotInQuestion
+        }
+    })
 }

@@ -1,12 +1,12 @@
 //! An invoice as a row: the SELECT, and what is made of its columns.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use rusqlite::Row;
-use rusqlite::types::{FromSql, ValueRef};
 
+use super::row::column_value;
 use crate::invoice::{
-    BtcpayInvoiceId, Invoice, InvoiceId, License, LicenseId, LocalStatus, Redemption,
-    RedemptionStatus,
+    BtcpayInvoiceId, ByService, Invoice, InvoiceId, License, LicenseId, LocalStatus, Purpose,
+    Redemption, RedemptionStatus,
 };
 
 /// SQL: whether a time column's text begins as the contract's three forms do. SQLite's own reader
@@ -61,8 +61,13 @@ macro_rules! select_invoice {
             unix_seconds!("gift.issued_at"), " < ", unix_seconds!("invoices.created_at"),
             ") IS NOT TRUE
                   LIMIT 1
-               ) END                            AS license_by_hand_id
+               ) END                            AS license_by_hand_id,
+               beyond.purpose,
+               beyond.is_done,
+               beyond.is_ours,
+               licenses.id IS NULL AND beyond.license_deleted AS license_deleted
               FROM invoices
+               JOIN invoices_beyond AS beyond ON beyond.invoice_id = invoices.id
                LEFT JOIN licenses             ON licenses.invoice_id = invoices.id
                LEFT JOIN discount_redemptions ON discount_redemptions.invoice_id = invoices.id "
         )
@@ -78,6 +83,7 @@ pub fn read_invoice(row: &Row) -> Result<Invoice> {
     let status: String = column_value(row, "status")?;
     let license_id: Option<Box<str>> = column_value(row, "license_id")?;
     let by_hand_id: Option<Box<str>> = column_value(row, "license_by_hand_id")?;
+    let license_deleted: bool = column_value(row, "license_deleted")?;
     let redemption_status: Option<String> = column_value(row, "redemption_status")?;
     let redemption_license_id: Option<Box<str>> = column_value(row, "redemption_license_id")?;
     Ok(Invoice {
@@ -88,10 +94,12 @@ pub fn read_invoice(row: &Row) -> Result<Invoice> {
             .with_context(|| format!("its status '{status}' is not in the contract"))?,
         amount_sats: column_value(row, "amount_sats")?,
         created: readable_time(row, "created_at", "created_seconds")?,
-        license: match (license_id, by_hand_id) {
-            (Some(id), _) => License::Issued(LicenseId(id)),
-            (None, Some(id)) => License::PerhapsByHand(LicenseId(id)),
-            (None, None) => License::None,
+        purpose: read_purpose(row)?,
+        license: match (license_id, by_hand_id, license_deleted) {
+            (Some(id), _, _) => License::Issued(LicenseId(id)),
+            (None, Some(id), _) => License::PerhapsByHand(LicenseId(id)),
+            (None, None, true) => License::PerhapsDeleted,
+            (None, None, false) => License::None,
         },
         redemption: redemption_status
             .map(|word| {
@@ -106,6 +114,21 @@ pub fn read_invoice(row: &Row) -> Result<Invoice> {
     })
 }
 
+fn read_purpose(row: &Row) -> Result<Purpose> {
+    let by_service = match column_value::<Option<bool>>(row, "is_done")? {
+        Some(true) => ByService::Done,
+        Some(false) | None => ByService::NotDone,
+    };
+    Ok(
+        match column_value::<Option<String>>(row, "purpose")?.as_deref() {
+            None => Purpose::Purchase,
+            Some("tier_change") => Purpose::TierChange(by_service),
+            Some("renewal") => Purpose::Renewal(by_service),
+            Some(other) => bail!("its purpose '{other}' is unknown"),
+        },
+    )
+}
+
 /// The Unix seconds of the time column `column`, which `seconds` has in the row.
 pub fn readable_time(row: &Row, column: &str, seconds: &str) -> Result<i64> {
     column_value::<Option<i64>>(row, seconds)?.with_context(|| {
@@ -114,24 +137,4 @@ pub fn readable_time(row: &Row, column: &str, seconds: &str) -> Result<i64> {
              like 2026-11-23T20:13:59Z"
         )
     })
-}
-
-/// The value of a column, or what is wrong with it in words.
-pub fn column_value<T: FromSql>(row: &Row, column: &str) -> Result<T> {
-    row.get(column).map_err(|error| match error {
-        rusqlite::Error::InvalidColumnType(_, name, kind) => {
-            anyhow!("its {name} does not fit the contract of schema.sql: it is {kind}")
-        }
-        other => anyhow!(other).context(format!("its {column} cannot be read")),
-    })
-}
-
-/// Whatever stands in a column, for a person to recognise it.
-pub fn shown(value: ValueRef) -> Box<str> {
-    match value {
-        ValueRef::Null => "NULL".into(),
-        ValueRef::Integer(number) => number.to_string().into(),
-        ValueRef::Real(number) => number.to_string().into(),
-        ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into(),
-    }
 }

@@ -17,10 +17,12 @@
 mod invoice_row;
 
 mod apply;
+mod beyond;
 mod candidates;
 mod contract;
 mod indexes;
 mod new_license;
+mod row;
 mod sale;
 
 use std::io;
@@ -36,6 +38,8 @@ pub use apply::{Applied, RedemptionMoved, WriteError, Writing};
 pub use candidates::Window;
 
 use crate::deadline::Deadline;
+use crate::store::Store;
+use beyond::Beyond;
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -55,16 +59,19 @@ pub struct Database {
     path: PathBuf,
     access: Access,
     deadline: Deadline,
+    beyond: Beyond,
 }
 
 impl Database {
-    /// Opens the database at `path` and checks that it keeps the contract of schema.sql.
+    /// Opens the database at `path` and checks that it keeps the contract of schema.sql. `store` is
+    /// the one that will be asked about its invoices.
     ///
     /// # Errors
     ///
-    /// No such file, no permission, not a database, locked for longer than [`BUSY_TIMEOUT`], or
-    /// something of the contract is missing; each names the file and what to do.
-    pub fn open(path: &Path, access: Access, deadline: Deadline) -> Result<Self> {
+    /// No such file, no permission, not a database, locked for longer than [`BUSY_TIMEOUT`],
+    /// something of the contract is missing, or the database knows the store not; each names the
+    /// file and what to do.
+    pub fn open(path: &Path, access: Access, store: &Store, deadline: Deadline) -> Result<Self> {
         let shown = path.display();
         match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
@@ -85,44 +92,32 @@ impl Database {
         };
         let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
             .map_err(|error| in_words(error, "open", path))?;
+        let unreadable = |error| in_words(error, "read", path);
+        prepare(&connection, deadline).map_err(unreadable)?;
         let database = Self {
+            beyond: Beyond::look(&connection).map_err(unreadable)?,
             connection,
             path: path.to_owned(),
             access,
             deadline,
         };
-        database
-            .prepare()
-            .map_err(|error| in_words(error, "read", path))?;
         database.check_contract()?;
+        database
+            .beyond
+            .make_views(&database.connection, store)
+            .map_err(unreadable)?
+            .map_err(|no_provider| anyhow!("the database {shown} cannot be used: {no_provider}"))?;
         if log_enabled!(Level::Info) {
-            database
-                .tell_missing_indexes()
-                .map_err(|error| in_words(error, "read", path))?;
+            database.tell_missing_indexes().map_err(unreadable)?;
         }
         Ok(database)
     }
 
-    /// Settings of this connection alone; nothing of them stays in the file.
-    fn prepare(&self) -> rusqlite::Result<()> {
-        self.wait_for_locks()?;
-        self.connection
-            .set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
-        // Else a statement may be planned anew each time that it gets other values.
-        self.connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        self.connection.pragma_update(None, "foreign_keys", true)
-    }
-
-    fn wait_for_locks(&self) -> rusqlite::Result<()> {
-        self.connection
-            .busy_timeout(self.deadline.shrink(BUSY_TIMEOUT))
-    }
-
     fn check_contract(&self) -> Result<()> {
         let shown = self.path.display();
-        let missing = contract::missing(&self.connection)
+        let mut missing = contract::missing(&self.connection)
             .map_err(|error| in_words(error, "read", &self.path))?;
+        missing.extend(self.beyond.missing());
         if !missing.is_empty() {
             bail!(
                 "the database {shown} is not of the shape that schema.sql describes: {}; give \
@@ -154,6 +149,22 @@ impl Database {
 
 const WRITE_PERMISSION: &str = "give this user write permission on the file and its folder \
                                 (SQLite keeps its journal there), or run it as the service's user";
+
+/// Settings of this connection alone; nothing of them stays in the file.
+fn prepare(connection: &Connection, deadline: Deadline) -> rusqlite::Result<()> {
+    wait_for_locks(connection, deadline)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Else a statement may be planned anew each time that it gets other values.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // What a savepoint may have to undo is bounded, and need not go through the disk; nor need the
+    // temporary views.
+    connection.pragma_update(None, "temp_store", "memory")?;
+    connection.pragma_update(None, "foreign_keys", true)
+}
+
+fn wait_for_locks(connection: &Connection, deadline: Deadline) -> rusqlite::Result<()> {
+    connection.busy_timeout(deadline.shrink(BUSY_TIMEOUT))
+}
 
 /// An SQLite error as a person can act on it.
 fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
@@ -199,15 +210,46 @@ fn must_be_recovered(error: &rusqlite::Error) -> bool {
     })
 }
 
-/// Unix seconds as the database writes them: RFC 3339, UTC. None outside the calendar.
-fn time_text(unix_seconds: i64) -> Option<String> {
-    let time = jiff::Timestamp::from_second(unix_seconds).ok()?;
-    Some(time.to_string())
+/// The moment of a run, and how the database's service writes times.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    /// Unix seconds.
+    now: i64,
+    /// UTC as `+00:00`, not as `Z`.
+    with_offset: bool,
+}
+
+impl Clock {
+    fn now_text(self) -> Result<String> {
+        self.text_after(0)
+            .context("the system's clock is outside the calendar")
+    }
+
+    fn text_after_days(self, days: i64) -> Option<String> {
+        self.text_after(days.checked_mul(86_400)?)
+    }
+
+    /// So many seconds from now, in RFC 3339, UTC. None outside the calendar.
+    fn text_after(self, seconds: i64) -> Option<String> {
+        let time = jiff::Timestamp::from_second(self.now.checked_add(seconds)?).ok()?;
+        let text = time.to_string();
+        Some(match text.strip_suffix('Z') {
+            Some(time) if self.with_offset => format!("{time}+00:00"),
+            Some(_) | None => text,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn store() -> Store {
+        Store {
+            url: "https://btcpay.example.com".parse().unwrap(),
+            id: "store".into(),
+        }
+    }
 
     /// The plan of `sql` in a database made from schema.sql.
     fn plan(sql: &str) -> String {
@@ -215,6 +257,8 @@ mod tests {
         connection
             .execute_batch(include_str!("../../schema.sql"))
             .unwrap();
+        let beyond = Beyond::look(&connection).unwrap();
+        beyond.make_views(&connection, &store()).unwrap().unwrap();
         let mut statement = connection
             .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
             .unwrap();
@@ -241,7 +285,8 @@ mod tests {
                  INSERT INTO audit_log (actor_kind, action) SELECT 'service', 'filler' FROM rows;",
             )
             .unwrap();
-        let mut database = Database::open(&path, Access::Write, Deadline::after(0)).unwrap();
+        let mut database =
+            Database::open(&path, Access::Write, &store(), Deadline::after(0)).unwrap();
         let pages: i64 = database
             .connection
             .pragma_query_value(None, "page_count", |row| row.get(0))

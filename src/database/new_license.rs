@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use rusqlite::{Connection, Row};
 
-use super::invoice_row::column_value;
-use super::time_text;
+use super::Clock;
+use super::row::{column_value, one};
 use crate::invoice::InvoiceId;
 
 pub struct NewLicense {
@@ -20,6 +20,7 @@ pub struct Terms {
     pub grace_seconds: i64,
     pub max_machines: i64,
     pub entitlements_json: String,
+    pub entitlements: Vec<String>,
     pub is_trial: i64,
 }
 
@@ -37,6 +38,8 @@ struct Policy {
     max_machines: i64,
     entitlements_json: String,
     is_trial: i64,
+    /// The license begins with a trial of so many days, whatever its terms are afterwards.
+    trial_days: Option<i64>,
 }
 
 const SALE: &str = "
@@ -45,15 +48,20 @@ SELECT product_id, policy_id, buyer_email
  WHERE id = ?1";
 
 const POLICY: &str = "
-SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial
+SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial,
+       trial_days
   FROM policies
+  JOIN policies_beyond ON policy_id = id
  WHERE id = ?1";
 
 const PRODUCTS_POLICY: &str = "
-SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial
+SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial,
+       trial_days
   FROM policies
+  JOIN policies_beyond ON policy_id = id
  WHERE product_id = ?1
    AND active
+   AND NOT archived
  ORDER BY slug = 'default' DESC, name, id
  LIMIT 1";
 
@@ -61,17 +69,18 @@ SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlemen
 pub const QUERIES: [&str; 3] = [SALE, POLICY, PRODUCTS_POLICY];
 
 impl NewLicense {
-    /// Issued at Unix second `now`, on the terms of the invoice's own policy, else of its
+    /// Issued now, on the terms of the invoice's own policy, else of its
     /// product's default.
     ///
     /// # Errors
     ///
     /// The policy is missing, another product's, or cannot be used.
-    pub fn read(connection: &Connection, invoice_id: &InvoiceId, now: i64) -> Result<Self> {
-        let sale = one(connection, SALE, &invoice_id.0, read_sale)?.context("its row is gone")?;
+    pub fn read(connection: &Connection, invoice_id: &InvoiceId, clock: Clock) -> Result<Self> {
+        let sale =
+            one(connection, SALE, &[&invoice_id.0], read_sale)?.context("its row is gone")?;
         let policy = match &sale.policy_id {
             Some(id) => {
-                let policy = one(connection, POLICY, id, read_policy)
+                let policy = one(connection, POLICY, &[id], read_policy)
                     .with_context(|| format!("its policy {id} cannot be used"))?
                     .with_context(|| {
                         format!("its policy {id} does not exist; restore it or set another")
@@ -82,14 +91,19 @@ impl NewLicense {
                 );
                 Some(policy)
             }
-            None => one(connection, PRODUCTS_POLICY, &sale.product_id, read_policy)
-                .context("its product's policy cannot be used")?,
+            None => one(
+                connection,
+                PRODUCTS_POLICY,
+                &[&sale.product_id],
+                read_policy,
+            )
+            .context("its product's policy cannot be used")?,
         };
         Ok(Self {
             product_id: sale.product_id,
             buyer_email: sale.buyer_email,
             terms: policy
-                .map_or_else(|| Ok(Terms::without_policy()), |policy| policy.terms(now))?,
+                .map_or_else(|| Ok(Terms::without_policy()), |policy| policy.terms(clock))?,
         })
     }
 }
@@ -102,15 +116,16 @@ impl Terms {
             grace_seconds: 0,
             max_machines: 1,
             entitlements_json: "[]".into(),
+            entitlements: Vec::new(),
             is_trial: 0,
         }
     }
 }
 
 impl Policy {
-    fn terms(self, now: i64) -> Result<Terms> {
+    fn terms(self, clock: Clock) -> Result<Terms> {
         let id = &self.id;
-        serde_json::from_str::<Vec<String>>(&self.entitlements_json)
+        let entitlements = serde_json::from_str(&self.entitlements_json)
             .ok()
             .with_context(|| {
                 format!(
@@ -118,12 +133,15 @@ impl Policy {
                      entitlements_json"
                 )
             })?;
-        let expires_at = match self.duration_seconds {
-            0 => None,
-            seconds => Some(
-                now.checked_add(seconds)
-                    .filter(|end| *end > now)
-                    .and_then(time_text)
+        let expires_at = match (self.trial_days, self.duration_seconds) {
+            (Some(days), _) => Some(clock.text_after_days(days).with_context(|| {
+                format!("its policy {id} has {days} days of trial, which gives no date; correct trial_days")
+            })?),
+            (None, 0) => None,
+            (None, seconds) => Some(
+                clock
+                    .text_after(seconds)
+                    .filter(|_| seconds > 0)
                     .with_context(|| {
                         format!(
                             "its policy {id} lasts {seconds} seconds, which gives no date; correct \
@@ -138,19 +156,10 @@ impl Policy {
             grace_seconds: self.grace_seconds,
             max_machines: self.max_machines,
             entitlements_json: self.entitlements_json,
-            is_trial: self.is_trial,
+            entitlements,
+            is_trial: self.trial_days.map_or(self.is_trial, |_| 1),
         })
     }
-}
-
-fn one<T>(
-    connection: &Connection,
-    sql: &str,
-    id: &str,
-    read: fn(&Row) -> Result<T>,
-) -> Result<Option<T>> {
-    let mut statement = connection.prepare_cached(sql)?;
-    statement.query_and_then([id], read)?.next().transpose()
 }
 
 fn read_sale(row: &Row) -> Result<Sale> {
@@ -170,5 +179,6 @@ fn read_policy(row: &Row) -> Result<Policy> {
         max_machines: column_value(row, "max_machines")?,
         entitlements_json: column_value(row, "entitlements_json")?,
         is_trial: column_value(row, "is_trial")?,
+        trial_days: column_value(row, "trial_days")?,
     })
 }

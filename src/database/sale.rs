@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::Database;
-use super::invoice_row::column_value;
+use super::row::column_value;
 use crate::invoice::{Invoice, Sale};
 
 const WITH_NAME: &str = "

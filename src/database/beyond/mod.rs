@@ -1,0 +1,297 @@
+//! What a database may hold beyond the contract of schema.sql, and what that means: the tables of
+//! Keysat, the licensing service in the field.
+//!
+//! They are recognised one by one, so that Keysat's databases of any age, and databases without any
+//! of it, go the same way. What they say reaches the other modules through two temporary views,
+//! which live and die with the connection and are made in every database:
+//!
+//! - `invoices_beyond`: what an invoice is for (`purpose`, NULL: a purchase), whether the service has
+//!   done its part (`is_done`), whether the invoice is of our store (`is_ours`), and whether its
+//!   license may have been deleted (`license_deleted`);
+//! - `policies_beyond`: whether a policy is `archived`, and how many days of trial its licenses begin
+//!   with (`trial_days`, NULL: none).
+
+mod owed;
+mod providers;
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use rusqlite::{Connection, Savepoint, ToSql};
+use serde_json::{Value, json};
+
+use super::row::execute_one;
+use crate::invoice::BtcpayInvoiceId;
+use crate::store::Store;
+
+pub use owed::{AlsoOwed, Settled};
+pub use providers::NoProvider;
+
+/// The columns that are used of each table, where the table is one of Keysat's.
+const TIER_CHANGES: Table = (
+    "tier_changes",
+    &[
+        "id",
+        "license_id",
+        "to_policy_id",
+        "invoice_id",
+        "created_at",
+    ],
+);
+const SUBSCRIPTIONS: Table = (
+    "subscriptions",
+    &[
+        "id",
+        "license_id",
+        "policy_id",
+        "product_id",
+        "period_days",
+        "listed_currency",
+        "listed_value",
+        "status",
+        "started_at",
+        "next_renewal_at",
+    ],
+);
+const SUBSCRIPTION_INVOICES: Table = (
+    "subscription_invoices",
+    &[
+        "id",
+        "subscription_id",
+        "invoice_id",
+        "cycle_number",
+        "cycle_start_at",
+        "cycle_end_at",
+    ],
+);
+const PAYMENT_PROVIDERS: Table = ("payment_providers", &["id", "kind", "base_url", "store_id"]);
+const WEBHOOK_ENDPOINTS: Table = ("webhook_endpoints", &["id", "event_types", "active"]);
+const WEBHOOK_DELIVERIES: Table = (
+    "webhook_deliveries",
+    &[
+        "id",
+        "endpoint_id",
+        "event_type",
+        "payload_json",
+        "attempt_count",
+        "next_attempt_at",
+        "created_at",
+    ],
+);
+
+type Table = (&'static str, &'static [&'static str]);
+
+/// Which of it a database has.
+pub struct Beyond {
+    /// Of every table; as `table.column`, in lower case.
+    columns: HashSet<String>,
+}
+
+const COLUMNS: &str = "
+SELECT lower(tables.name || '.' || columns.name)
+  FROM sqlite_schema AS tables
+  JOIN pragma_table_info(tables.name) AS columns
+ WHERE tables.type = 'table'";
+
+impl Beyond {
+    pub fn look(connection: &Connection) -> rusqlite::Result<Self> {
+        let mut statement = connection.prepare(COLUMNS)?;
+        let columns = statement.query_map([], |row| row.get(0))?;
+        Ok(Self {
+            columns: columns.collect::<rusqlite::Result<_>>()?,
+        })
+    }
+
+    /// What the recognised tables lack of the columns that are used, in words.
+    pub fn missing(&self) -> Vec<String> {
+        let recognised = [
+            (self.has_tier_changes(), &[TIER_CHANGES][..]),
+            (
+                self.has_subscriptions(),
+                &[SUBSCRIPTIONS, SUBSCRIPTION_INVOICES],
+            ),
+            (self.has_providers(), &[PAYMENT_PROVIDERS]),
+            (
+                self.has_webhooks(),
+                &[WEBHOOK_ENDPOINTS, WEBHOOK_DELIVERIES],
+            ),
+        ];
+        let tables = recognised.iter().filter(|(here, _)| *here);
+        tables
+            .flat_map(|(_, tables)| *tables)
+            .flat_map(|(table, columns)| columns.iter().map(move |column| (table, column)))
+            .filter(|(table, column)| !self.has(table, column))
+            .map(|(table, column)| format!("column {table}.{column} is missing"))
+            .collect()
+    }
+
+    /// Makes the two views.
+    ///
+    /// # Errors
+    ///
+    /// None of the payment providers is `store`.
+    pub fn make_views(
+        &self,
+        connection: &Connection,
+        store: &Store,
+    ) -> rusqlite::Result<Result<(), NoProvider>> {
+        let is_ours = if self.has_providers() {
+            match providers::note_ours(connection, store)? {
+                Ok(with_unnamed) if with_unnamed => providers::IS_OURS_OR_UNNAMED,
+                Ok(_) => providers::IS_OURS,
+                Err(none) => return Ok(Err(none)),
+            }
+        } else {
+            "1"
+        };
+        let tier_change = if self.has_tier_changes() {
+            (IS_TIER_CHANGE, TIER_CHANGE_IS_DONE)
+        } else {
+            ("0", "NULL")
+        };
+        let renewal = if self.has_subscriptions() {
+            (IS_RENEWAL, RENEWAL_IS_DONE)
+        } else {
+            ("0", "NULL")
+        };
+        let license_deleted = if self.is_keysats() {
+            LICENSE_MAY_BE_DELETED
+        } else {
+            "0"
+        };
+        let archived = if self.has("policies", "archived_at") {
+            "archived_at IS NOT NULL"
+        } else {
+            "0"
+        };
+        let trial_days = if self.has_recurring_policies() {
+            "CASE WHEN is_recurring AND trial_days > 0 THEN trial_days END"
+        } else {
+            "NULL"
+        };
+        connection.execute_batch(&format!(
+            "CREATE TEMP VIEW invoices_beyond AS
+             SELECT invoices.id AS invoice_id,
+                    CASE WHEN {} THEN 'tier_change' WHEN {} THEN 'renewal' END AS purpose,
+                    CASE WHEN {} THEN {} WHEN {} THEN {} END AS is_done,
+                    {is_ours} AS is_ours,
+                    {license_deleted} AS license_deleted
+               FROM main.invoices;
+
+             CREATE TEMP VIEW policies_beyond AS
+             SELECT id AS policy_id,
+                    {archived} AS archived,
+                    {trial_days} AS trial_days
+               FROM main.policies",
+            tier_change.0, renewal.0, tier_change.0, tier_change.1, renewal.0, renewal.1,
+        ))?;
+        Ok(Ok(()))
+    }
+
+    /// Keysat writes its times with `+00:00` and compares them as text.
+    pub fn writes_times_with_offset(&self) -> bool {
+        self.is_keysats()
+    }
+
+    /// What a license says of where it comes from. Keysat's pages and its operators' own programs
+    /// know sales by `purchase`.
+    pub fn license_metadata(&self, btcpay_id: &BtcpayInvoiceId) -> Value {
+        if self.is_keysats() {
+            json!({"source": "purchase", "btcpay_invoice_id": btcpay_id, "issued_by": "reconcile"})
+        } else {
+            json!({"source": "reconcile", "btcpay_invoice_id": btcpay_id})
+        }
+    }
+
+    /// A table of this name may be of a service of another kind; what ties it to invoices tells.
+    fn has_tier_changes(&self) -> bool {
+        self.has("tier_changes", "invoice_id")
+    }
+
+    fn has_subscriptions(&self) -> bool {
+        self.has("subscription_invoices", "invoice_id")
+    }
+
+    fn has_recurring_policies(&self) -> bool {
+        self.has_subscriptions() && self.has("policies", "is_recurring")
+    }
+
+    fn has_providers(&self) -> bool {
+        self.has("payment_providers", "id") && self.has("invoices", "payment_provider_id")
+    }
+
+    fn has_webhooks(&self) -> bool {
+        self.has("webhook_endpoints", "event_types") && self.has("webhook_deliveries", "id")
+    }
+
+    /// Whether any of it is there, or what older databases have in its place.
+    fn is_keysats(&self) -> bool {
+        self.has_tier_changes()
+            || self.has_subscriptions()
+            || self.has_providers()
+            || self.has_webhooks()
+            || self.has("btcpay_config", "store_id")
+    }
+
+    fn has(&self, table: &str, column: &str) -> bool {
+        self.columns.contains(&format!("{table}.{column}"))
+    }
+
+    /// Inserts one row; columns that this database is too old for are left out.
+    fn insert(
+        &self,
+        savepoint: &Savepoint,
+        table: &str,
+        values: &[(&str, &dyn ToSql)],
+    ) -> Result<()> {
+        let known = values.iter().filter(|(column, _)| self.has(table, column));
+        let (columns, values): (Vec<&str>, Vec<&dyn ToSql>) = known.copied().unzip();
+        let places = vec!["?"; columns.len()].join(", ");
+        let columns = columns.join(", ");
+        let sql = format!("INSERT INTO {table} ({columns}) VALUES ({places})");
+        execute_one(savepoint, &format!("a row of {table}"), &sql, &values[..])
+    }
+}
+
+const IS_TIER_CHANGE: &str = "
+EXISTS (SELECT 1 FROM main.tier_changes WHERE invoice_id = invoices.id)";
+
+/// A later change shows that a settled one took place; of one that is not settled here, it does not.
+const TIER_CHANGE_IS_DONE: &str = "
+NOT EXISTS (
+  SELECT 1
+    FROM main.tier_changes AS change
+   WHERE change.invoice_id = invoices.id
+     AND NOT EXISTS (
+           SELECT 1 FROM main.licenses
+            WHERE id = change.license_id AND policy_id = change.to_policy_id)
+     AND NOT EXISTS (
+           SELECT 1 FROM main.audit_log
+            WHERE action = 'subscription.upgrade.applied' AND target_id = change.id)
+     AND NOT (invoices.status = 'settled' AND EXISTS (
+           SELECT 1 FROM main.tier_changes AS later
+            WHERE later.license_id = change.license_id AND later.created_at > change.created_at))
+)";
+
+/// The first cycle is the purchase itself.
+const IS_RENEWAL: &str = "
+EXISTS (SELECT 1 FROM main.subscription_invoices WHERE invoice_id = invoices.id AND cycle_number >= 2)";
+
+const RENEWAL_IS_DONE: &str = "
+invoices.status = 'settled' AND NOT EXISTS (
+  SELECT 1
+    FROM main.subscription_invoices AS cycle
+    JOIN main.subscriptions ON subscriptions.id = cycle.subscription_id
+   WHERE cycle.invoice_id = invoices.id
+     AND cycle.cycle_number >= 2
+     AND subscriptions.status = 'past_due'
+)";
+
+/// Deleting a policy by force deletes its licenses, and leaves the invoices that name another.
+const LICENSE_MAY_BE_DELETED: &str = "
+invoices.status = 'settled' AND EXISTS (
+  SELECT 1
+    FROM main.audit_log
+   WHERE action = 'policy.force_delete'
+     AND (unixepoch(occurred_at) < unixepoch(invoices.created_at)) IS NOT TRUE
+)";
