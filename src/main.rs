@@ -79,10 +79,14 @@ fn print(report: &Report, config: &Config) -> Result<()> {
         Format::Text => report.write_text(&mut stdout, now, config.columns, config.tell_nothing()),
     };
     match written.and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context(
-            "could not write the report to stdout; what it would have said is in the database's \
-             audit_log",
-        ),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context(if report.dry_run {
+                "could not write the report to stdout"
+            } else {
+                "could not write the report to stdout; what it would have said is in the \
+                 database's audit_log"
+            })
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use anstyle::Style;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use crate::database::RedemptionMoved;
 use crate::invoice::{InvoiceId, LocalStatus, Sale};
@@ -156,6 +156,8 @@ fn write_group(
             let options = textwrap::Options::new(width)
                 .initial_indent("    ")
                 .subsequent_indent("    ")
+                // Whoever copies an address or a statement wants it whole.
+                .word_splitter(textwrap::WordSplitter::NoHyphenation)
                 .break_words(false);
             writeln!(out, "{}", textwrap::fill(&advice, options))?;
         }
@@ -193,7 +195,7 @@ fn line(cells: [&str; 6], widths: [usize; 6]) -> String {
             continue;
         }
         let cell = cut(cell, width);
-        let padding = " ".repeat(width - cell.width());
+        let padding = " ".repeat(width.saturating_sub(cell.width()));
         line += "  ";
         line += if at_the_right { &padding } else { &cell };
         line += if at_the_right { &cell } else { &padding };
@@ -207,15 +209,11 @@ fn cut(text: &str, width: usize) -> Cow<'_, str> {
     if text.width() <= width {
         return text.into();
     }
-    let mut taken = 0;
-    text.chars()
-        .take_while(|c| {
-            taken += c.width().unwrap_or(0);
-            taken < width
-        })
-        .chain(['…'])
-        .collect::<String>()
-        .into()
+    // Measured as a whole: what follows a character can change how wide it is.
+    let fits = |end: &usize| text.get(..*end).is_some_and(|part| part.width() < width);
+    let ends = text.char_indices().map(|(place, _)| place);
+    let end = ends.take_while(fits).last().unwrap_or_default();
+    format!("{}…", text.get(..end).unwrap_or_default()).into()
 }
 
 fn with_separators(number: i64) -> String {
@@ -242,6 +240,8 @@ fn age(seconds: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::invoice::BtcpayInvoiceId;
 
@@ -316,10 +316,10 @@ Paid: settled, and a license issued (3)
 
     #[test]
     fn a_row_fits_the_terminal_by_cutting_what_is_longest() {
-        for columns in [60, 80, 100, 200] {
+        for columns in [72, 80, 100, 200] {
             let text = preview(&odd_sales(), Some(columns));
             let widest = text.lines().map(UnicodeWidthStr::width).max().unwrap();
-            assert!(widest <= columns.max(72), "{columns}:\n{text}");
+            assert!(widest <= columns, "{columns}:\n{text}");
         }
         assert!(preview(&odd_sales(), None).contains("0f8d2c1e-64f2-4c59-9a41-0c6a54b6f3d1"));
     }
@@ -347,7 +347,7 @@ Paid: settled, and a license issued (3)
 
     #[test]
     fn advice_is_in_lines_and_its_address_is_whole() {
-        let page = "https://btcpay.example.com/invoices/SomeIdOfTwentyTwoChars";
+        let page = "https://btcpay.my-shop.example.com/invoices/Some-Id";
         let mut report = report(Vec::new());
         report.attention.push(NeedsAttention {
             invoice_id: InvoiceId("inv-4".into()),
@@ -394,5 +394,30 @@ Needs you (1)
         ] {
             assert_eq!(age(seconds), text);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_cut_to_what_fits(text in any_shown(), width in 1_usize..60) {
+            let shown = shown::line(&text);
+            let cut = cut(&shown, width);
+            prop_assert!(cut.width() <= width, "{cut:?}");
+            prop_assert!(cut == shown || cut.ends_with('…'));
+        }
+    }
+
+    /// Much of it wide, combining, or of several characters that are shown as one.
+    fn any_shown() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            any::<char>().prop_map(String::from),
+            "[a-z @.]{1,9}",
+            Just("\u{1f6e1}\u{fe0f}".to_owned()),
+            Just("\u{2764}\u{fe0f}".to_owned()),
+            Just("e\u{301}".to_owned()),
+            Just("山田".to_owned()),
+            Just("\u{1f468}\u{200d}\u{1f469}".to_owned()),
+            Just("\u{1f1e9}\u{1f1ea}".to_owned()),
+        ];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
     }
 }

@@ -168,6 +168,8 @@ fn wait_for_locks(connection: &Connection, deadline: Deadline) -> rusqlite::Resu
 
 /// An SQLite error as a person can act on it.
 fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
+    let shown = path.display();
+    let busy;
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::ReadOnly) if must_be_recovered(&error) => {
             "a program died while it was writing; what it left is undone by whoever next opens the \
@@ -178,8 +180,11 @@ fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
              service's file"
         }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "another program held its lock for as long as this run could wait (10 s at most); the \
-             next run tries again, and if this lasts, see who holds the file with: fuser -v"
+            busy = format!(
+                "another program held its lock for as long as this run could wait (10 s at most); \
+                 the next run tries again, and if this lasts, fuser -v '{shown}' says who holds it"
+            );
+            &busy
         }
         Some(ErrorCode::DatabaseCorrupt) => {
             "the file is damaged; stop the service and restore a backup, or save what can be read \
@@ -194,10 +199,7 @@ fn in_words(error: rusqlite::Error, doing: &str, path: &Path) -> anyhow::Error {
         Some(ErrorCode::SystemIoFailure) => "the disk failed; look at the system's log",
         _ => "this should not happen; keep the message, and a copy of the database",
     };
-    anyhow!(error).context(format!(
-        "could not {doing} the database {}: {advice}",
-        path.display()
-    ))
+    anyhow!(error).context(format!("could not {doing} the database {shown}: {advice}"))
 }
 
 /// Whether a journal of a write that was never ended is there.

@@ -91,6 +91,14 @@ fn open_shop(folder: &Path) -> Result<(PathBuf, Connection)> {
 }
 
 fn leave_open(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    if folder.join("licenses.db").exists() {
+        return Err(format!(
+            "{} has a shop in it already; give another folder",
+            folder.display()
+        )
+        .into());
+    }
     let (database, _) = open_shop(folder)?;
     let btcpay = server();
     let key_file = folder.join("btcpay.key");

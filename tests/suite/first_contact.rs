@@ -112,7 +112,7 @@ fn the_ten_likeliest_mistakes_are_told_so_that_they_can_be_mended() {
     it.reconcile()
         .option("--deadline", "1")
         .exits(1)
-        .warns("error: [..]another program held its lock [..]; the next run tries again, and if this lasts, see who holds the file with: fuser -v[..]");
+        .warns("error: [..]another program held its lock [..]; the next run tries again, and if this lasts, fuser -v '/[..]/licenses.db' says who holds it[..]");
     drop(lock);
 
     // A name that nobody knows.

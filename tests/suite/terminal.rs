@@ -6,6 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use unicode_width::UnicodeWidthStr;
+
 use crate::btcpay::Fault;
 use crate::program::{Ran, Run};
 use crate::shop::Shop;
@@ -19,17 +21,49 @@ fn in_a_terminal(run: Run, environment: &[(&str, &str)]) -> String {
         .collect();
     let mut script = Command::new("script");
     script
-        .args(["--quiet", "--return", "--command", &quoted.join(" ")])
+        .args(["--quiet", "--return", "--command"])
+        .arg(format!(
+            "stty cols {COLUMNS} rows 300; {}",
+            quoted.join(" ")
+        ))
         .arg("/dev/null")
         .stdin(Stdio::null())
         .env("TERM", "xterm")
         .env_remove("NO_COLOR")
+        .env_remove("CLICOLOR")
+        .env_remove("CLICOLOR_FORCE")
         .envs(
             run.get_envs()
                 .filter_map(|(name, value)| Some((name, value?))),
         )
         .envs(environment.iter().copied());
     Ran::of(script, 0).stdout
+}
+
+/// Fewer than anybody takes for granted.
+const COLUMNS: usize = 75;
+
+#[test]
+fn a_dry_run_fits_the_terminal() {
+    let shop = Shop::open();
+    shop.sale("late")
+        .there("Expired")
+        .additional("PaidLate", "0.00021")
+        .made();
+    shop.sql(
+        "UPDATE products SET name = '🛡️ Editor Professional ❤️, a yearly subscription';
+         UPDATE invoices SET buyer_email = 'somebody-with-a-long-name@subdomain.example.com'",
+    );
+    let shown = in_a_terminal(shop.reconcile().flag("-n"), &[("NO_COLOR", "1")]);
+    let (tables, summary) = shown.rsplit_once("\r\n\r\n").unwrap();
+    assert!(summary.contains("1 need attention"), "{shown}");
+    for line in tables.lines() {
+        assert!(line.width() <= COLUMNS, "{shown}");
+    }
+    assert!(
+        tables.lines().any(|line| line.width() > COLUMNS - 15),
+        "{shown}"
+    );
 }
 
 const BOLD: &str = "\u{1b}[1m";
