@@ -47,23 +47,32 @@ SELECT product_id, policy_id, buyer_email
   FROM invoices
  WHERE id = ?1";
 
-const POLICY: &str = "
-SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial,
-       trial_days
-  FROM policies
-  JOIN policies_beyond ON policy_id = id
- WHERE id = ?1";
+/// SELECT and FROM of a policy as [`read_policy`] reads it.
+macro_rules! select_policy {
+    () => {
+        "SELECT policies.id,
+                policies.product_id,
+                policies.duration_seconds,
+                policies.grace_seconds,
+                policies.max_machines,
+                policies.entitlements_json,
+                policies.is_trial,
+                beyond.trial_days
+           FROM policies
+           JOIN policies_beyond AS beyond ON beyond.policy_id = policies.id "
+    };
+}
 
-const PRODUCTS_POLICY: &str = "
-SELECT id, product_id, duration_seconds, grace_seconds, max_machines, entitlements_json, is_trial,
-       trial_days
-  FROM policies
-  JOIN policies_beyond ON policy_id = id
- WHERE product_id = ?1
-   AND active
-   AND NOT archived
- ORDER BY slug = 'default' DESC, name, id
- LIMIT 1";
+const POLICY: &str = concat!(select_policy!(), "WHERE policies.id = ?1");
+
+const PRODUCTS_POLICY: &str = concat!(
+    select_policy!(),
+    "WHERE policies.product_id = ?1
+       AND policies.active
+       AND NOT beyond.archived
+     ORDER BY policies.slug = 'default' DESC, policies.name, policies.id
+     LIMIT 1"
+);
 
 #[cfg(test)]
 pub const QUERIES: [&str; 3] = [SALE, POLICY, PRODUCTS_POLICY];

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::btcpay::Fault;
-use crate::mixed::{RECONCILED, soak};
+use crate::mixed::soak;
 use crate::shop::Shop;
 
 /// How many runs are killed: 1,000 with `RECONCILE_SOAK=40`.
@@ -18,14 +18,17 @@ fn whenever_it_is_killed_no_promise_is_broken() {
         if left == 0 {
             break;
         }
-        let shop = Shop::open();
-        // By turns a transaction for each page and for each invoice, and both ways to keep a journal.
-        let (count, journal) = [
-            (1_200, "wal"),
-            (1_200, "delete"),
-            (240, "wal"),
-            (240, "delete"),
-        ][round % 4];
+        // By turns a transaction for each page and for each invoice, both ways to keep a journal, and
+        // both shapes of database.
+        let (count, journal, open) = [
+            (1_200, "wal", Shop::open as fn() -> Shop),
+            (240, "wal", Shop::of_keysat),
+            (1_200, "delete", Shop::open),
+            (240, "wal", Shop::open),
+            (1_200, "wal", Shop::of_keysat),
+            (240, "delete", Shop::open),
+        ][round % 6];
+        let shop = open();
         shop.sql(&format!("PRAGMA journal_mode = {journal}"));
         shop.mixed_backlog(count);
         if count == 240 {
@@ -35,7 +38,7 @@ fn whenever_it_is_killed_no_promise_is_broken() {
         left = kill_until_done(&shop, left);
         shop.reconcile().exits(0);
         assert_eq!(shop.broken_promises(), "");
-        assert_eq!(shop.kinds(), RECONCILED);
+        assert_eq!(shop.kinds(), shop.reconciled());
     }
 }
 
@@ -49,6 +52,7 @@ fn kill_until_done(shop: &Shop, mut kills: usize) -> usize {
     while kills > 0 {
         let mut child = shop
             .reconcile()
+            .flag("-q")
             .command()
             .stdout(Stdio::null())
             .spawn()

@@ -29,8 +29,9 @@ impl Shop {
         for (kind, (here, _, redemption)) in KINDS.iter().enumerate() {
             self.sql(&format!(
                 "UPDATE invoices SET status = '{here}', updated_at = created_at WHERE CAST(id AS INTEGER) % 8 = {kind};
-                 INSERT INTO discount_redemptions (id, code_id, invoice_id)
-                 SELECT 'red-' || id, 'launch', id FROM invoices
+                 INSERT INTO discount_redemptions (id, code_id, invoice_id, status, discount_applied_sats,
+                                                   base_price_sats, final_price_sats, created_at, updated_at)
+                 SELECT 'red-' || id, 'launch', id, 'pending', 1000, 22000, 21000, created_at, created_at FROM invoices
                   WHERE CAST(id AS INTEGER) % 8 = {kind} AND {redemption}"
             ));
         }
@@ -38,6 +39,77 @@ impl Shop {
             "UPDATE discount_codes
                 SET max_uses = NULL, used_count = (SELECT count(*) FROM discount_redemptions)",
         );
+        if self.is_of_keysat() {
+            self.mix_in_what_keysat_has();
+        }
+    }
+
+    fn is_of_keysat(&self) -> bool {
+        self.query("SELECT count(*) FROM sqlite_schema WHERE name = 'tier_changes'") == "1"
+    }
+
+    /// What [`Shop::kinds`] says when all is done that can be done here.
+    pub fn reconciled(&self) -> String {
+        if self.is_of_keysat() {
+            RECONCILED.replace("1|", "1|pending\n1|")
+        } else {
+            RECONCILED.into()
+        }
+    }
+
+    /// Sales are subscriptions, an endpoint waits to hear of everything, and every other invoice of
+    /// kind 1 pays for a change of tier.
+    fn mix_in_what_keysat_has(&self) {
+        self.sql(
+            "UPDATE policies SET is_recurring = 1, renewal_period_days = 30;
+             INSERT INTO policies (id, product_id, name, slug, created_at, updated_at)
+             VALUES ('plus', 'pro', 'Plus', 'plus', datetime(), datetime());
+             INSERT INTO webhook_endpoints (id, url, secret) VALUES ('all', 'https://example.com', 's');
+             INSERT INTO licenses (id, product_id, status, issued_at, policy_id)
+             SELECT 'old-' || id, 'pro', 'active', '2026-01-01T00:00:00+00:00', 'pro-default'
+               FROM invoices WHERE CAST(id AS INTEGER) % 16 = 1;
+             INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
+                                       invoice_id, effective_at, actor, created_at)
+             SELECT 'change-' || id, 'old-' || id, 'pro-default', 'plus', 'upgrade', 'SAT', id, created_at, 'buyer', created_at
+               FROM invoices WHERE CAST(id AS INTEGER) % 16 = 1",
+        );
+    }
+
+    /// What is wrong at this moment with what Keysat has beyond other services.
+    fn broken_promises_of_keysat(&self) -> String {
+        if !self.is_of_keysat() {
+            return String::new();
+        }
+        self.query(
+            "SELECT 'a license for a change of tier', licenses.id
+               FROM licenses JOIN tier_changes USING (invoice_id)
+             UNION ALL
+             SELECT 'a license without its subscription', id FROM licenses
+              WHERE metadata_json LIKE '%reconcile%'
+                AND 1 <> (SELECT count(*)
+                            FROM subscriptions
+                            JOIN subscription_invoices AS cycle ON cycle.subscription_id = subscriptions.id
+                           WHERE subscriptions.license_id = licenses.id
+                             AND cycle.invoice_id = licenses.invoice_id AND cycle_number = 1)
+             UNION ALL
+             SELECT 'a license not told, or twice', id FROM licenses
+              WHERE metadata_json LIKE '%reconcile%'
+                AND 1 <> (SELECT count(*) FROM webhook_deliveries
+                           WHERE event_type = 'license.issued'
+                             AND payload_json ->> '$.data.license_id' = licenses.id)
+             UNION ALL
+             SELECT 'a redemption not told, or twice', target_id FROM audit_log
+              WHERE action = 'redemption.redeemed'
+                AND 1 <> (SELECT count(*) FROM webhook_deliveries
+                           WHERE event_type = 'code.redeemed'
+                             AND payload_json ->> '$.data.redemption_id' = target_id)
+             UNION ALL
+             SELECT 'told of nothing', id FROM webhook_deliveries
+              WHERE payload_json ->> '$.data.license_id' NOT IN (SELECT id FROM licenses)
+             UNION ALL
+             SELECT 'a time that Keysat cannot compare', occurred_at FROM audit_log
+              WHERE actor_kind = 'reconcile' AND occurred_at NOT LIKE '%+00:00'",
+        )
     }
 
     /// How invoices of each kind stand; one line a kind if all of a kind stand alike.
@@ -54,11 +126,12 @@ impl Shop {
 
     /// What is wrong at this moment, whatever else is going on; empty if nothing is.
     pub fn broken_promises(&self) -> String {
-        self.query(
+        self.broken_promises_of_keysat() + &self.query(
             "SELECT 'a license without a settled invoice', i.id
                FROM licenses JOIN invoices i ON i.id = invoice_id WHERE i.status <> 'settled'
              UNION ALL
-             SELECT 'two licenses', invoice_id FROM licenses GROUP BY invoice_id HAVING count(*) > 1
+             SELECT 'two licenses', invoice_id FROM licenses WHERE invoice_id IS NOT NULL
+              GROUP BY invoice_id HAVING count(*) > 1
              UNION ALL
              SELECT 'a wrong count', id FROM discount_codes c
               WHERE used_count <> (SELECT count(*) FROM discount_redemptions
@@ -80,7 +153,8 @@ impl Shop {
               WHERE action IN ('invoice.expired', 'invoice.invalid')
                 AND (action <> 'invoice.' || i.status OR r.status <> 'cancelled')
              UNION ALL
-             SELECT 'told twice', target_id FROM audit_log GROUP BY action, target_id HAVING count(*) > 1
+             SELECT 'told twice', target_id FROM audit_log WHERE actor_kind = 'reconcile'
+              GROUP BY action, target_id HAVING count(*) > 1
              UNION ALL
              SELECT 'issued and not told', id FROM licenses
               WHERE metadata_json LIKE '%reconcile%'
@@ -100,8 +174,7 @@ fn kind(place: i64) -> usize {
     usize::try_from(place % 8).unwrap()
 }
 
-/// What [`Shop::kinds`] says when all is done.
-pub const RECONCILED: &str = "\
+const RECONCILED: &str = "\
 0|settled, licensed, redeemed with it
 1|settled, licensed
 2|expired, cancelled

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::btcpay::Invoice;
 use crate::mixed::soak;
-use crate::shop::{BTC, SATS, Shop};
+use crate::shop::{BTC, SATS, SHOPS, Shop};
 
 const HERE: [&str; 4] = ["pending", "settled", "expired", "invalid"];
 const LICENSES: [&str; 3] = ["none", "issued", "by hand"];
@@ -24,8 +24,8 @@ const ADDITIONAL: [&str; 7] = [
 ];
 
 /// A shop with an invoice for each combination, made in an order of chance.
-fn shop_of_all(chance: &mut fastrand::Rng) -> Shop {
-    let shop = Shop::open();
+fn shop_of_all(open: fn() -> Shop, chance: &mut fastrand::Rng) -> Shop {
+    let shop = open();
     let now: i64 = shop.query("SELECT unixepoch()").parse().unwrap();
     let mut sql = String::from("BEGIN;");
     let mut ages: Vec<i64> = (0..6_300).collect();
@@ -66,8 +66,8 @@ fn shop_of_all(chance: &mut fastrand::Rng) -> Shop {
 
 fn row(id: &str, here: &str, license: &str, redemption: &str, created: i64) -> String {
     let mut sql = format!(
-        "INSERT INTO invoices (id, btcpay_invoice_id, product_id, status, buyer_email, amount_sats, created_at, updated_at)
-         VALUES ('{id}', 'btc-{id}', 'pro', '{here}', '{id}@example.com', {SATS},
+        "INSERT INTO invoices (id, btcpay_invoice_id, product_id, status, buyer_email, amount_sats, checkout_url, created_at, updated_at)
+         VALUES ('{id}', 'btc-{id}', 'pro', '{here}', '{id}@example.com', {SATS}, '',
                  datetime({created}, 'unixepoch'), datetime({created}, 'unixepoch'));"
     );
     let issued_for = match license {
@@ -78,8 +78,8 @@ fn row(id: &str, here: &str, license: &str, redemption: &str, created: i64) -> S
     if let Some(invoice_id) = issued_for {
         let _ = write!(
             sql,
-            "INSERT INTO licenses (id, product_id, invoice_id, buyer_email)
-             VALUES ('lic-{id}', 'pro', {invoice_id}, '{id}@example.com');"
+            "INSERT INTO licenses (id, product_id, invoice_id, status, issued_at, buyer_email)
+             VALUES ('lic-{id}', 'pro', {invoice_id}, 'active', datetime(), '{id}@example.com');"
         );
     }
     let (status, license_id) = match redemption {
@@ -92,8 +92,9 @@ fn row(id: &str, here: &str, license: &str, redemption: &str, created: i64) -> S
     };
     let _ = write!(
         sql,
-        "INSERT INTO discount_redemptions (id, code_id, invoice_id, status, license_id)
-         VALUES ('red-{id}', 'launch', '{id}', '{status}', {license_id});"
+        "INSERT INTO discount_redemptions (id, code_id, invoice_id, status, license_id, discount_applied_sats,
+                                           base_price_sats, final_price_sats, created_at, updated_at)
+         VALUES ('red-{id}', 'launch', '{id}', '{status}', {license_id}, 1000, 22000, {SATS}, datetime(), datetime());"
     );
     sql
 }
@@ -129,8 +130,10 @@ fn entries(report: &Value, list: &str) -> BTreeSet<String> {
 #[test]
 fn a_dry_run_foretells_the_real_one_which_leaves_nothing_to_do_in_any_order() {
     for _ in 0..soak() {
-        let outcomes = [fastrand::u64(..), fastrand::u64(..)].map(|seed| {
-            let shop = shop_of_all(&mut fastrand::Rng::with_seed(seed));
+        // Once in either shape, and in another order.
+        let outcomes = SHOPS.map(|open| {
+            let seed = fastrand::u64(..);
+            let shop = shop_of_all(open, &mut fastrand::Rng::with_seed(seed));
             let recheck = || shop.reconcile().flag("--recheck").flag("-q");
             let before = outcome(&shop);
             let foretold = recheck().flag("-n").json(0);
@@ -149,6 +152,6 @@ fn a_dry_run_foretells_the_real_one_which_leaves_nothing_to_do_in_any_order() {
             assert!(shop.everything() == after, "seed {seed}");
             outcome(&shop)
         });
-        assert!(outcomes[0] == outcomes[1], "the order of invoices matters");
+        assert!(outcomes[0] == outcomes[1], "the order or the shape matters");
     }
 }

@@ -24,6 +24,9 @@ pub struct Shop {
     folder: TempDir,
 }
 
+/// A shop of each shape: schema.sql's own, and Keysat's.
+pub const SHOPS: [fn() -> Shop; 2] = [Shop::open, Shop::of_keysat];
+
 impl Shop {
     /// Sells `pro` with one policy, and has the discount code LAUNCH.
     pub fn open() -> Self {
@@ -39,13 +42,35 @@ impl Shop {
         };
         shop.sql(schema);
         shop.sql(
-            "INSERT INTO products (id, slug, name, price_sats) VALUES ('pro', 'pro', 'Pro', 21000);
-             INSERT INTO policies (id, product_id, name, slug, max_machines, entitlements_json)
-             VALUES ('pro-default', 'pro', 'Standard', 'default', 3, '[\"updates\"]');
-             INSERT INTO discount_codes (id, code, kind, amount, max_uses, used_count)
-             VALUES ('launch', 'LAUNCH', 'percent', 10, 5, 0);",
+            "INSERT INTO products (id, slug, name, price_sats, created_at, updated_at)
+             VALUES ('pro', 'pro', 'Pro', 21000, datetime(), datetime());
+             INSERT INTO policies (id, product_id, name, slug, max_machines, entitlements_json, created_at, updated_at)
+             VALUES ('pro-default', 'pro', 'Standard', 'default', 3, '[\"updates\"]', datetime(), datetime());
+             INSERT INTO discount_codes (id, code, kind, amount, max_uses, used_count, created_at, updated_at)
+             VALUES ('launch', 'LAUNCH', 'percent', 10, 5, 0, datetime(), datetime());",
         );
         shop
+    }
+
+    /// The same in Keysat's database, which knows this BTCPay Server as its only payment provider.
+    pub fn of_keysat() -> Self {
+        let shop = Self::open_with(include_str!("keysat.sql"));
+        shop.sql(
+            "PRAGMA journal_mode = wal;
+             INSERT INTO merchant_profiles (id, name, is_default) VALUES ('shop', 'Shop', 1);
+             UPDATE products SET merchant_profile_id = 'shop'",
+        );
+        shop.has_provider("btcpay", "btcpay", &shop.btcpay.url(), btcpay::STORE);
+        shop
+    }
+
+    /// Keysat takes money through this too, for a profile of the same name.
+    pub fn has_provider(&self, id: &str, kind: &str, url: &str, store_id: &str) {
+        self.sql(&format!(
+            "INSERT OR IGNORE INTO merchant_profiles (id, name) VALUES ('shop', 'Shop'), ('{id}', '{id}');
+             INSERT INTO payment_providers (id, merchant_profile_id, kind, label, api_key, base_url, store_id, connected_at)
+             VALUES ('{id}', '{id}', '{kind}', '{id}', 'secret', '{url}', '{store_id}', datetime())"
+        ));
     }
 
     pub fn database(&self) -> PathBuf {
@@ -121,9 +146,9 @@ impl Shop {
     pub fn many_sales(&self, count: i64, there: fn(i64) -> &'static str) {
         self.sql(&format!(
             "WITH RECURSIVE sale (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM sale WHERE n + 1 < {count})
-             INSERT INTO invoices (id, btcpay_invoice_id, product_id, amount_sats, created_at)
-             SELECT n, 'btc-' || n, 'pro', {SATS},
-                    strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour', -n || ' seconds')
+             INSERT INTO invoices (id, btcpay_invoice_id, product_id, status, amount_sats, checkout_url, created_at, updated_at)
+             SELECT n, 'btc-' || n, 'pro', 'pending', {SATS}, '',
+                    strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour', -n || ' seconds'), strftime('%Y-%m-%dT%H:%M:%SZ')
                FROM sale"
         ));
         let newest: i64 = self
@@ -163,17 +188,13 @@ impl Shop {
 
     /// Everything in the database, to prove that nothing changed.
     pub fn everything(&self) -> String {
-        [
-            "products",
-            "policies",
-            "invoices",
-            "licenses",
-            "discount_codes",
-            "discount_redemptions",
-            "audit_log",
-        ]
-        .map(|table| self.query(&format!("SELECT '{table}', * FROM {table}")))
-        .join("\n")
+        let tables = self.query(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
+        );
+        let rows = tables
+            .lines()
+            .map(|table| self.query(&format!("SELECT '{table}', * FROM {table}")));
+        rows.collect::<Vec<_>>().join("\n")
     }
 
     /// The program as it is set up for this shop.
@@ -249,20 +270,22 @@ impl<'a> Sale<'a> {
         } = self;
         self.shop.sql(&format!(
             "INSERT INTO invoices (id, btcpay_invoice_id, product_id, status, buyer_email,
-                                   amount_sats, created_at, updated_at)
-             VALUES ('{id}', 'btc-{id}', 'pro', '{here}', '{id}@example.com', {SATS}, {created}, {updated})"
+                                   amount_sats, checkout_url, created_at, updated_at)
+             VALUES ('{id}', 'btc-{id}', 'pro', '{here}', '{id}@example.com', {SATS}, '', {created}, {updated})"
         ));
         if self.licensed {
             self.shop.sql(&format!(
-                "INSERT INTO licenses (id, product_id, invoice_id) VALUES ('lic-{id}', 'pro', '{id}')"
+                "INSERT INTO licenses (id, product_id, invoice_id, status, issued_at)
+                 VALUES ('lic-{id}', 'pro', '{id}', 'active', strftime('%Y-%m-%dT%H:%M:%SZ'))"
             ));
         }
         if let Some(status) = self.redemption {
             self.shop.sql(&format!(
-                "INSERT INTO discount_redemptions (id, code_id, invoice_id, status, license_id, created_at, updated_at)
+                "INSERT INTO discount_redemptions (id, code_id, invoice_id, status, license_id, discount_applied_sats,
+                                                   base_price_sats, final_price_sats, created_at, updated_at)
                  VALUES ('red-{id}', 'launch', '{id}', '{status}',
                          (SELECT id FROM licenses WHERE invoice_id = '{id}' AND '{status}' = 'redeemed'),
-                         {created}, {updated});
+                         1000, 22000, {SATS}, {created}, {updated});
                  UPDATE discount_codes SET used_count = used_count + ('{status}' <> 'cancelled')"
             ));
         }

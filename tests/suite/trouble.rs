@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde_json::json;
 
 use crate::btcpay::{Fault, KEY};
-use crate::mixed::{RECONCILED, soak};
+use crate::mixed::soak;
 use crate::shop::{STOPPED, Shop, at_once};
 
 fn answer(status: u16) -> Fault {
@@ -260,7 +260,7 @@ fn a_bad_btcpay_leads_to_the_same_end_as_a_good_one_only_later() {
             shop.btcpay.fails("list", answer(500));
         }
         let mut runs = 0;
-        while shop.kinds() != RECONCILED {
+        while shop.kinds() != shop.reconciled() {
             runs += 1;
             assert!(runs < 100, "seed {seed}: {}", shop.kinds());
             let run = shop.reconcile().option("--deadline", "2");

@@ -1,0 +1,150 @@
+//! Keysat's daemon and several runs work on the same file: its webhook handler, its own reconciler, its
+//! reaper and its worker for deliveries, each with a connection of the pool that gives up on a lock
+//! after five seconds.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::mixed::soak;
+use crate::shop::Shop;
+use crate::webhooks::{close, set_status, settle};
+
+const INVOICES: i64 = 400;
+
+#[test]
+fn nothing_is_lost_or_doubled_beside_keysats_daemon() {
+    for _ in 0..soak() {
+        let shop = Shop::of_keysat();
+        shop.mixed_backlog(INVOICES);
+        let served = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !served.load(Ordering::Relaxed) {
+                        let ran = shop.reconcile().exits(0);
+                        for line in ran.stderr.lines() {
+                            assert!(line.contains(": tier_change_paid: "), "{line}");
+                        }
+                    }
+                });
+            }
+            let go_on = |part: fn(&Connection)| {
+                let connection = pooled(&shop);
+                while !served.load(Ordering::Relaxed) {
+                    part(&connection);
+                    thread::yield_now();
+                }
+            };
+            scope.spawn(move || go_on(reap));
+            scope.spawn(move || go_on(deliver));
+            let webhooks = scope.spawn(|| handle(&shop, |_| true));
+            // Its own reconciler lists the pending ones, and forgets what it began with.
+            let reconciler = scope.spawn(|| handle(&shop, |place| is_pending(&shop, place)));
+            webhooks.join().unwrap();
+            reconciler.join().unwrap();
+            served.store(true, Ordering::Relaxed);
+        });
+        // The service's moment has passed.
+        shop.sql("UPDATE invoices SET updated_at = created_at");
+        shop.reconcile().exits(0);
+        assert_eq!(shop.broken_promises(), "");
+        assert_eq!(
+            shop.query(
+                "SELECT DISTINCT CAST(id AS INTEGER) % 16, status,
+                        EXISTS (SELECT 1 FROM licenses WHERE invoice_id = invoices.id)
+                   FROM invoices
+                  WHERE CAST(id AS INTEGER) % 16 <> 1
+                  ORDER BY CAST(id AS INTEGER) % 8, 1"
+            ),
+            "0|settled|1\n8|settled|1\n9|settled|1\n\
+             2|expired|0\n10|expired|0\n3|invalid|0\n11|invalid|0\n4|pending|0\n12|pending|0\n\
+             5|settled|1\n13|settled|1\n6|expired|0\n14|expired|0\n7|pending|0\n15|pending|0"
+        );
+    }
+}
+
+fn pooled(shop: &Shop) -> Connection {
+    let connection = shop.connection();
+    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    connection
+}
+
+fn is_pending(shop: &Shop, place: i64) -> bool {
+    shop.query(&format!("SELECT status FROM invoices WHERE id = '{place}'")) == "pending"
+}
+
+/// What BTCPay tells of each invoice, a statement at a time; now and then it dies in between.
+fn handle(shop: &Shop, concerns_it: impl Fn(i64) -> bool) {
+    let connection = pooled(shop);
+    let mut places: Vec<i64> = (0..INVOICES).collect();
+    fastrand::shuffle(&mut places);
+    for place in places.into_iter().filter(|place| concerns_it(*place)) {
+        match place % 8 {
+            1 if place % 16 == 1 => change_tier(&connection, place),
+            0 | 1 | 5 => settle(&connection, place),
+            2 | 6 => close(&connection, place, "expired"),
+            3 => close(&connection, place, "invalid"),
+            _ => {}
+        }
+    }
+}
+
+fn change_tier(connection: &Connection, place: i64) {
+    set_status(connection, place, "settled");
+    if fastrand::u8(0..4) == 0 {
+        return;
+    }
+    connection
+        .execute(
+            "UPDATE licenses SET policy_id = 'plus' WHERE id = 'old-' || ?1",
+            [place],
+        )
+        .unwrap();
+}
+
+/// Cancels what invoices hold that are dead, or pending for half an hour.
+fn reap(connection: &Connection) {
+    let mut statement = connection
+        .prepare(
+            "SELECT discount_redemptions.id
+               FROM discount_redemptions
+               JOIN invoices ON invoices.id = invoice_id
+              WHERE discount_redemptions.status = 'pending'
+                AND (invoices.status IN ('expired', 'invalid')
+                     OR (invoices.status = 'pending' AND unixepoch(invoices.created_at) < unixepoch() - 1800))
+              ORDER BY random()
+              LIMIT 5",
+        )
+        .unwrap();
+    let ids: Result<Vec<String>, _> = statement.query_map([], |row| row.get(0)).unwrap().collect();
+    for id in ids.unwrap() {
+        let cancelled = connection
+            .execute(
+                "UPDATE discount_redemptions SET status = 'cancelled', updated_at = datetime()
+                  WHERE id = ?1 AND status = 'pending'",
+                [id],
+            )
+            .unwrap();
+        if cancelled == 1 {
+            connection
+                .execute("UPDATE discount_codes SET used_count = used_count - 1", [])
+                .unwrap();
+        }
+    }
+}
+
+/// Makes the deliveries that are due.
+fn deliver(connection: &Connection) {
+    connection
+        .execute(
+            "UPDATE webhook_deliveries
+                SET delivered_at = strftime('%Y-%m-%dT%H:%M:%f+00:00'), attempt_count = 1, next_attempt_at = NULL
+              WHERE delivered_at IS NULL
+                AND next_attempt_at <= strftime('%Y-%m-%dT%H:%M:%f+00:00')",
+            [],
+        )
+        .unwrap();
+}

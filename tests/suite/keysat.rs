@@ -1,0 +1,686 @@
+//! At home in Keysat's database: what a purchase is owed there, and what is left to Keysat.
+
+use serde_json::{Value, json};
+
+use crate::btcpay::STORE;
+use crate::shop::{BTC, Shop};
+
+/// In the form that Keysat writes.
+const AN_HOUR_AGO: &str = "strftime('%Y-%m-%dT%H:%M:%f000000+00:00', 'now', '-1 hour')";
+
+impl Shop {
+    /// The sale `id` is no purchase: it is to take the license `old` to another policy.
+    fn is_a_tier_change(&self, id: &str) {
+        self.sql(&format!(
+            "INSERT INTO policies (id, product_id, name, slug, created_at, updated_at)
+             VALUES ('plus', 'pro', 'Plus', 'plus', {AN_HOUR_AGO}, {AN_HOUR_AGO});
+             INSERT INTO licenses (id, product_id, status, issued_at, policy_id, buyer_email)
+             VALUES ('old', 'pro', 'active', '2026-01-01T00:00:00+00:00', 'pro-default', 'old@example.com');
+             INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
+                                       invoice_id, effective_at, actor, created_at)
+             VALUES ('change', 'old', 'pro-default', 'plus', 'upgrade', 'SAT', '{id}', {AN_HOUR_AGO}, 'buyer', {AN_HOUR_AGO});
+             UPDATE invoices SET policy_id = 'plus', buyer_note = 'tier upgrade' WHERE id = '{id}'"
+        ));
+    }
+
+    /// The sale `id` is no purchase: it pays for a further cycle of the subscription of the license
+    /// `old`, which is due.
+    fn is_a_renewal(&self, id: &str) {
+        self.sql(&format!(
+            "INSERT INTO licenses (id, product_id, status, issued_at, policy_id)
+             VALUES ('old', 'pro', 'active', '2026-01-01T00:00:00+00:00', 'pro-default');
+             INSERT INTO subscriptions (id, license_id, policy_id, product_id, period_days, listed_currency,
+                                        listed_value, status, started_at, created_at, updated_at)
+             VALUES ('sub', 'old', 'pro-default', 'pro', 30, 'SAT', 21000, 'past_due', {AN_HOUR_AGO}, {AN_HOUR_AGO}, {AN_HOUR_AGO});
+             INSERT INTO subscription_invoices (id, subscription_id, invoice_id, cycle_number, cycle_start_at,
+                                                cycle_end_at, created_at)
+             VALUES ('cycle', 'sub', '{id}', 2, {AN_HOUR_AGO}, {AN_HOUR_AGO}, {AN_HOUR_AGO})"
+        ));
+    }
+
+    /// The product's policy is recurring, with these columns besides.
+    fn sells_subscriptions(&self, columns: &str) {
+        self.sql(&format!(
+            "UPDATE policies SET is_recurring = 1, renewal_period_days = 30 {columns}"
+        ));
+    }
+
+    fn has_endpoint(&self, id: &str, event_types: &str, active: bool) {
+        self.sql(&format!(
+            "INSERT INTO webhook_endpoints (id, url, secret, event_types, active)
+             VALUES ('{id}', 'https://example.com', 's', '{event_types}', {active})"
+        ));
+    }
+}
+
+type Makes = fn(&Shop, &str);
+
+const NO_PURCHASES: [(Makes, &str); 2] = [
+    (Shop::is_a_tier_change, "tier_change_paid"),
+    (Shop::is_a_renewal, "renewal_paid"),
+];
+
+#[test]
+fn what_is_no_purchase_is_told_when_it_is_paid_and_never_touched() {
+    for (makes, reason) in NO_PURCHASES {
+        for here in ["pending", "settled", "expired", "invalid"] {
+            let shop = Shop::of_keysat();
+            shop.sale("a").here(here).redemption("pending").made();
+            makes(&shop, "a");
+            let before = shop.everything();
+            for run in [shop.reconcile().flag("-n"), shop.reconcile()] {
+                let report = run.flag("--recheck").json(0);
+                assert_eq!(report["changes"], json!([]), "{here}");
+                assert_eq!(report["attention"][0]["reason"], reason, "{here}");
+                let detail = report["attention"][0]["detail"].as_str().unwrap();
+                assert!(
+                    detail.contains("redeliver its InvoiceSettled webhook: http://127.0.0.1:"),
+                    "{detail}"
+                );
+                assert_eq!(shop.everything(), before, "{here}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_purchase_is_closed_as_usual() {
+    for (makes, _) in NO_PURCHASES {
+        let shop = Shop::of_keysat();
+        shop.sale("a")
+            .there("Expired")
+            .additional("PaidLate", BTC)
+            .redemption("pending")
+            .made();
+        makes(&shop, "a");
+        shop.reconcile().exits(0).warns(
+            "warning: invoice a: paid_late: [..] mark it settled in BTCPay and its webhook lets the service do the rest; [..]",
+        );
+        assert_eq!(shop.state("a"), "expired, cancelled, used 0");
+    }
+}
+
+#[test]
+fn what_the_service_has_done_is_not_asked_about_again() {
+    for (makes, done) in [
+        (
+            Shop::is_a_tier_change as Makes,
+            "UPDATE licenses SET policy_id = 'plus'",
+        ),
+        (
+            Shop::is_a_tier_change,
+            "INSERT INTO audit_log (actor_kind, action, target_kind, target_id, occurred_at)
+             VALUES ('system', 'subscription.upgrade.applied', 'subscription', 'change', '2026-11-24T00:00:00+00:00')",
+        ),
+        (
+            Shop::is_a_tier_change,
+            "INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
+                                       effective_at, actor, created_at)
+             SELECT 'later', license_id, to_policy_id, from_policy_id, 'downgrade', 'SAT',
+                    effective_at, actor, strftime('%Y-%m-%dT%H:%M:%f000000+00:00')
+               FROM tier_changes",
+        ),
+        (
+            Shop::is_a_renewal,
+            "UPDATE subscriptions SET status = 'active'",
+        ),
+        // As Keysat does against its own design: a license of its own, and a subscription with it.
+        (
+            Shop::is_a_renewal,
+            "UPDATE subscriptions SET status = 'active';
+             INSERT INTO licenses (id, product_id, invoice_id, status, issued_at) VALUES ('new', 'pro', 'a', 'active', datetime());
+             INSERT INTO subscriptions (id, license_id, policy_id, product_id, period_days, listed_currency,
+                                        listed_value, status, started_at, created_at, updated_at)
+             SELECT 'sub2', 'new', policy_id, product_id, period_days, listed_currency,
+                    listed_value, 'active', started_at, created_at, updated_at FROM subscriptions;
+             INSERT INTO subscription_invoices (id, subscription_id, invoice_id, cycle_number, cycle_start_at,
+                                                cycle_end_at, created_at)
+             SELECT 'cycle2', 'sub2', invoice_id, 1, cycle_start_at, cycle_end_at, created_at FROM subscription_invoices",
+        ),
+    ] {
+        let shop = Shop::of_keysat();
+        shop.sale("a").here("settled").made();
+        makes(&shop, "a");
+        shop.sql(done);
+        let before = shop.everything();
+        shop.reconcile().exits(0).says_nothing();
+        assert_eq!(shop.btcpay.requests(), [""; 0], "{done}");
+        assert_eq!(shop.everything(), before, "{done}");
+    }
+}
+
+#[test]
+fn a_later_change_does_not_hide_that_a_pending_one_was_paid() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").made();
+    shop.is_a_tier_change("a");
+    shop.sql(
+        "INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
+                                   effective_at, actor, created_at)
+         SELECT 'later', license_id, from_policy_id, to_policy_id, direction, 'SAT', effective_at, actor, '2030-01-01'
+           FROM tier_changes",
+    );
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
+}
+
+#[test]
+fn the_first_cycle_of_a_subscription_is_a_purchase() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").made();
+    shop.is_a_renewal("a");
+    shop.sql("UPDATE subscription_invoices SET cycle_number = 1");
+    shop.reconcile().exits(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn a_free_sale_is_given_its_license_and_nobody_is_asked() {
+    for (redemption, after) in [
+        (None, "settled, licensed"),
+        (
+            Some("pending"),
+            "settled, licensed, redeemed with it, used 1",
+        ),
+        (
+            Some("cancelled"),
+            "settled, licensed, redeemed with it, used 1",
+        ),
+    ] {
+        let shop = Shop::of_keysat();
+        let sale = shop.sale("a").here("settled");
+        redemption
+            .map_or_else(
+                || shop.sale("a").here("settled"),
+                |status| sale.redemption(status),
+            )
+            .made();
+        shop.sql("UPDATE invoices SET btcpay_invoice_id = 'free-' || id, amount_sats = 0");
+        shop.sale("open").there("New").made();
+        shop.sql("UPDATE invoices SET btcpay_invoice_id = 'free-' || id WHERE id = 'open'");
+        let report = shop.reconcile().flag("--recheck").json(0);
+        assert_eq!(shop.state("a"), after);
+        assert_eq!(report["checked"], 0);
+        assert_eq!(report["changes"][0]["license_issued"], true);
+        assert_eq!(report["attention"], json!([]));
+        assert_eq!(shop.btcpay.requests(), [""; 0]);
+        shop.reconcile().exits(0).says_nothing();
+    }
+}
+
+#[test]
+fn a_free_sale_that_cost_something_is_doubted() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").here("settled").made();
+    shop.sql("UPDATE invoices SET btcpay_invoice_id = 'free-a'");
+    shop.reconcile().exits(3).warns(
+        "error: invoice a (BTCPay invoice free-a): its btcpay_invoice_id says that it was free, and its amount_sats is 21000; [..]",
+    );
+    assert_eq!(shop.state("a"), "settled");
+    assert_eq!(shop.btcpay.requests(), [""; 0]);
+}
+
+#[test]
+fn a_recurring_policy_begins_a_subscription_with_its_first_cycle() {
+    let shop = Shop::of_keysat();
+    shop.sells_subscriptions(", duration_seconds = 86400 * 37");
+    shop.sale("a").made();
+    shop.sql("UPDATE invoices SET payment_provider_id = 'btcpay'");
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.query(
+            "SELECT s.license_id = l.id, s.policy_id, s.product_id, s.period_days, s.listed_currency, s.listed_value,
+                    s.status, s.consecutive_failures, s.merchant_profile_id, s.payment_provider_id,
+                    s.started_at = l.issued_at, unixepoch(s.next_renewal_at) - unixepoch(s.started_at),
+                    l.is_trial, unixepoch(l.expires_at) - unixepoch(l.issued_at)
+               FROM subscriptions s, licenses l"
+        ),
+        "1|pro-default|pro|30|SAT|21000|active|0|shop|btcpay|1|2592000|0|3196800"
+    );
+    assert_eq!(
+        shop.query(
+            "SELECT c.subscription_id = s.id, c.invoice_id, c.cycle_number, c.cycle_start_at = s.started_at,
+                    c.cycle_end_at = s.next_renewal_at
+               FROM subscription_invoices c, subscriptions s"
+        ),
+        "1|a|1|1|1"
+    );
+    shop.reconcile().flag("--recheck").exits(0).says_nothing();
+}
+
+#[test]
+fn a_subscription_keeps_the_price_that_was_listed() {
+    for (listed, expected) in [
+        ("listed_currency = 'USD', listed_value = 1999", "USD|1999"),
+        ("listed_currency = 'USD'", "SAT|21000"),
+        ("listed_value = 1999", "SAT|21000"),
+    ] {
+        let shop = Shop::of_keysat();
+        shop.sells_subscriptions("");
+        shop.sale("a").made();
+        shop.sql(&format!("UPDATE invoices SET {listed}"));
+        shop.reconcile().exits(0);
+        assert_eq!(
+            shop.query("SELECT listed_currency, listed_value FROM subscriptions"),
+            expected
+        );
+    }
+}
+
+#[test]
+fn a_period_is_a_day_at_least() {
+    for period in ["NULL", "0", "-5"] {
+        let shop = Shop::of_keysat();
+        shop.sells_subscriptions(&format!(", renewal_period_days = {period}"));
+        shop.sale("a").made();
+        shop.reconcile().exits(0);
+        assert_eq!(
+            shop.query(
+                "SELECT period_days, unixepoch(next_renewal_at) - unixepoch(started_at) FROM subscriptions"
+            ),
+            "1|86400"
+        );
+    }
+}
+
+#[test]
+fn a_subscription_may_begin_with_a_trial() {
+    let shop = Shop::of_keysat();
+    shop.sells_subscriptions(", trial_days = 14");
+    shop.sale("a").made();
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.query(
+            "SELECT l.is_trial, unixepoch(l.expires_at) - unixepoch(l.issued_at),
+                    unixepoch(s.next_renewal_at) - unixepoch(s.started_at), s.period_days
+               FROM licenses l, subscriptions s"
+        ),
+        "1|1209600|1209600|30"
+    );
+}
+
+#[test]
+fn a_subscription_that_gives_no_date_fails_the_invoice_and_says_why() {
+    for (column, why) in [
+        ("renewal_period_days", "correct renewal_period_days"),
+        ("trial_days", "correct trial_days"),
+    ] {
+        let shop = Shop::of_keysat();
+        shop.sells_subscriptions(&format!(", {column} = 9223372036854775807"));
+        shop.sale("a").redemption("pending").made();
+        let before = shop.everything();
+        for run in [shop.reconcile().flag("-n"), shop.reconcile()] {
+            let report = run.json(3);
+            let error = report["failures"][0]["error"].as_str().unwrap();
+            assert!(error.contains(why), "{error}");
+            assert_eq!(shop.everything(), before);
+        }
+    }
+}
+
+/// The deliveries of an event: who is told, and the data of what.
+fn told(shop: &Shop, event: &str) -> Vec<(String, Value)> {
+    let rows = shop.query(&format!(
+        "SELECT endpoint_id, payload_json FROM webhook_deliveries WHERE event_type = '{event}' ORDER BY endpoint_id"
+    ));
+    rows.lines()
+        .map(|row| {
+            let (endpoint, payload) = row.split_once('|').unwrap();
+            let mut envelope: Value = serde_json::from_str(payload).unwrap();
+            assert_eq!(envelope["event_type"], event);
+            assert!(envelope["timestamp"].as_str().unwrap().ends_with("+00:00"));
+            (endpoint.to_owned(), envelope["data"].take())
+        })
+        .collect()
+}
+
+#[test]
+fn whoever_waits_for_a_license_or_a_code_is_told_by_the_service() {
+    let shop = Shop::of_keysat();
+    shop.has_endpoint("all", "[\"*\"]", true);
+    shop.has_endpoint("codes", "[\"code.redeemed\", \"machine.activated\"]", true);
+    shop.has_endpoint("licenses", "[\"license.issued\"]", true);
+    shop.has_endpoint("nothing", "[]", true);
+    shop.has_endpoint("odd", "license.issued", true);
+    shop.has_endpoint("off", "[\"*\"]", false);
+    shop.sale("a").redemption("pending").made();
+    shop.sale("dead")
+        .there("Expired")
+        .redemption("pending")
+        .made();
+    shop.reconcile().exits(0);
+    let license = shop.query("SELECT id FROM licenses");
+    let issued = json!({
+        "license_id": license, "product_id": "pro", "invoice_id": "a", "policy_id": "pro-default",
+        "is_trial": false, "expires_at": null, "entitlements": ["updates"], "source": "purchase",
+    });
+    assert_eq!(
+        told(&shop, "license.issued"),
+        [("all".into(), issued.clone()), ("licenses".into(), issued)]
+    );
+    let redeemed = json!({
+        "redemption_id": "red-a", "code_id": "launch", "code": "LAUNCH", "license_id": license,
+        "product_id": "pro", "invoice_id": "a", "discount_applied_sats": 1000,
+        "base_price_sats": 22000, "final_price_sats": 21000,
+    });
+    assert_eq!(
+        told(&shop, "code.redeemed"),
+        [("all".into(), redeemed.clone()), ("codes".into(), redeemed)]
+    );
+    assert_eq!(
+        shop.query(
+            "SELECT DISTINCT attempt_count, delivered_at, next_attempt_at = created_at,
+                    abs(unixepoch() - unixepoch(created_at)) < 600 FROM webhook_deliveries"
+        ),
+        "0|NULL|1|1"
+    );
+    assert_eq!(
+        shop.query(
+            "SELECT actor_kind, target_kind, target_id, details_json ->> 'license_id' = (SELECT id FROM licenses)
+               FROM audit_log WHERE action = 'code.redeemed'"
+        ),
+        "system|discount_code|launch|1"
+    );
+}
+
+#[test]
+fn a_license_that_was_there_is_not_told_again() {
+    let shop = Shop::of_keysat();
+    shop.sells_subscriptions("");
+    shop.has_endpoint("all", "[\"*\"]", true);
+    shop.sale("a").licensed().redemption("pending").made();
+    shop.reconcile().exits(0);
+    assert_eq!(told(&shop, "license.issued"), []);
+    assert_eq!(told(&shop, "code.redeemed").len(), 1);
+    assert_eq!(shop.query("SELECT count(*) FROM subscriptions"), "0");
+}
+
+#[test]
+fn a_license_says_that_it_was_a_purchase() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").made();
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.query("SELECT metadata_json FROM licenses"),
+        r#"{"btcpay_invoice_id":"btc-a","issued_by":"reconcile","source":"purchase"}"#
+    );
+}
+
+#[test]
+fn an_archived_policy_is_no_fallback_but_the_invoices_own_counts() {
+    let shop = Shop::of_keysat();
+    shop.sql(
+        "UPDATE policies SET archived_at = '2026-11-01T00:00:00+00:00';
+         INSERT INTO policies (id, product_id, name, slug, created_at, updated_at)
+         VALUES ('other', 'pro', 'Zzz', 'zzz', datetime(), datetime())",
+    );
+    shop.sale("a").made();
+    shop.sale("own").made();
+    shop.sql("UPDATE invoices SET policy_id = 'pro-default' WHERE id = 'own'");
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.query("SELECT invoice_id, policy_id FROM licenses ORDER BY invoice_id"),
+        "a|other\nown|pro-default"
+    );
+}
+
+#[test]
+fn a_tip_is_named_once_and_left_to_be_sent() {
+    let shop = Shop::of_keysat();
+    shop.sql("UPDATE policies SET tip_recipient = 'artist@getalby.com', tip_pct_bps = 250");
+    shop.sale("a").made();
+    shop.sale("b").licensed().made();
+    let foreseen = shop.reconcile().flag("-n").json(0);
+    let done = shop.reconcile().json(0);
+    assert_eq!(foreseen["attention"], done["attention"]);
+    assert_eq!(done["attention"].as_array().unwrap().len(), 1, "{done}");
+    assert_eq!(done["attention"][0]["invoice_id"], "a");
+    assert_eq!(done["attention"][0]["reason"], "tip_not_sent");
+    let detail = done["attention"][0]["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("525 sats") && detail.contains("artist@getalby.com"),
+        "{detail}"
+    );
+    shop.reconcile().flag("--recheck").exits(0).says_nothing();
+}
+
+#[test]
+fn only_the_invoices_of_our_store_are_asked_about() {
+    let shop = Shop::of_keysat();
+    shop.has_provider("zaprite", "zaprite", "https://api.zaprite.com", "");
+    for id in ["ours", "unnamed", "card"] {
+        shop.sale(id).made();
+    }
+    shop.sale("old-card")
+        .created("'2026-01-01T00:00:00Z'")
+        .made();
+    shop.sql(
+        "UPDATE invoices SET payment_provider_id = 'btcpay' WHERE id = 'ours';
+         UPDATE invoices SET payment_provider_id = 'zaprite' WHERE id LIKE '%card'",
+    );
+    let ran = shop.reconcile().flag("-v").exits(0);
+    assert!(
+        ran.stderr.contains(
+            "info: other_provider: 1 invoices in question belong to another payment provider"
+        ),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stdout.contains("0 pending too old"), "{}", ran.stdout);
+    assert_eq!(shop.state("ours"), "settled, licensed");
+    assert_eq!(shop.state("unnamed"), "settled, licensed");
+    assert_eq!(shop.state("card"), "pending");
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["other_provider"], 1);
+    shop.reconcile().exits(0).says_nothing();
+}
+
+#[test]
+fn an_invoice_that_names_no_provider_is_nobodys_where_there_are_two() {
+    let shop = Shop::of_keysat();
+    shop.has_provider("second", "btcpay", "https://btcpay.example.com", STORE);
+    shop.sale("unnamed").made();
+    shop.sale("second").made();
+    shop.sale("ours").made();
+    shop.sql(
+        "UPDATE invoices SET payment_provider_id = 'btcpay' WHERE id = 'ours';
+         UPDATE invoices SET payment_provider_id = 'second' WHERE id = 'second'",
+    );
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["checked"], 1);
+    assert_eq!(report["other_provider"], 2);
+    assert_eq!(shop.state("ours"), "settled, licensed");
+}
+
+#[test]
+fn a_provider_is_the_same_whatever_way_its_address_is_written() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").made();
+    let url = shop.btcpay.url().replace("http", "HTTP") + "/";
+    shop.sql(&format!(
+        "UPDATE payment_providers SET base_url = '{url}';
+         UPDATE invoices SET payment_provider_id = 'btcpay'"
+    ));
+    shop.reconcile().exits(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn a_store_that_is_none_of_the_providers_stops_the_run_and_they_are_named() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").made();
+    shop.sql("UPDATE payment_providers SET base_url = 'https://btcpay.example.com'");
+    shop.reconcile().exits(1).warns(&format!(
+        "error: the database [..] cannot be used: none of its payment providers is the store {STORE} at http://[..]: \
+         give --btcpay-url and --store-id as the service has them: https://btcpay.example.com and {STORE}"
+    ));
+    shop.sql("DELETE FROM payment_providers");
+    shop.reconcile()
+        .exits(1)
+        .warns("error: [..] it has none of kind btcpay; connect the service to BTCPay first");
+    assert_eq!(shop.btcpay.requests(), [""; 0]);
+}
+
+#[test]
+fn a_redemption_that_the_reaper_cancelled_takes_its_slot_again() {
+    let shop = Shop::of_keysat();
+    shop.sale("slow").redemption("cancelled").made();
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.state("slow"),
+        "settled, licensed, redeemed with it, used 1"
+    );
+}
+
+#[test]
+fn times_are_written_in_keysats_own_form() {
+    let shop = Shop::of_keysat();
+    shop.sells_subscriptions(", duration_seconds = 86400");
+    shop.has_endpoint("all", "[\"*\"]", true);
+    shop.sale("a").redemption("pending").made();
+    shop.reconcile().exits(0);
+    for columns in [
+        "issued_at, expires_at FROM licenses",
+        "updated_at, updated_at FROM invoices",
+        "updated_at, updated_at FROM discount_redemptions",
+        "started_at, next_renewal_at FROM subscriptions",
+        "cycle_start_at, cycle_end_at FROM subscription_invoices",
+        "next_attempt_at, created_at FROM webhook_deliveries",
+        "min(occurred_at), max(occurred_at) FROM audit_log",
+    ] {
+        for time in shop.query(&format!("SELECT {columns}")).split(['|', '\n']) {
+            assert!(
+                time.len() == 25 && time.starts_with("20") && time.ends_with("+00:00"),
+                "{columns}: {time}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_license_that_went_with_its_policy_is_not_issued_again() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").here("settled").made();
+    shop.sql(
+        "INSERT INTO audit_log (actor_kind, action, target_kind, target_id, occurred_at)
+         VALUES ('admin_api_key', 'policy.force_delete', 'policy', 'gone', strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '-2 hours'))",
+    );
+    shop.sale("b").here("settled").made();
+    let before = shop.everything();
+    shop.sql("UPDATE audit_log SET occurred_at = strftime('%Y-%m-%dT%H:%M:%f+00:00')");
+    let report = shop.reconcile().json(0);
+    for item in report["attention"].as_array().unwrap() {
+        assert_eq!(item["reason"], "license_deleted");
+    }
+    assert_eq!(report["changes"], json!([]));
+    assert_eq!(shop.query("SELECT count(*) FROM licenses"), "0", "{before}");
+    shop.sql("UPDATE audit_log SET occurred_at = '2020-01-01T00:00:00+00:00'");
+    shop.reconcile().exits(0);
+    assert_eq!(
+        shop.state("a"),
+        "settled, licensed",
+        "it was before the sale"
+    );
+}
+
+/// What Keysat's databases of other ages lack.
+const OLDER: [&str; 8] = [
+    "DROP TABLE tier_changes",
+    "DROP TABLE tier_changes; DROP TABLE subscription_invoices; DROP TABLE subscriptions",
+    "DROP INDEX one_default_profile; ALTER TABLE invoices DROP COLUMN payment_provider_id",
+    "ALTER TABLE subscriptions DROP COLUMN merchant_profile_id; ALTER TABLE subscriptions DROP COLUMN payment_provider_id;
+     ALTER TABLE products DROP COLUMN merchant_profile_id",
+    "ALTER TABLE invoices DROP COLUMN listed_currency; ALTER TABLE invoices DROP COLUMN listed_value",
+    "ALTER TABLE policies DROP COLUMN archived_at; ALTER TABLE policies DROP COLUMN tip_recipient;
+     ALTER TABLE policies DROP COLUMN tip_pct_bps",
+    "DROP TABLE webhook_deliveries; DROP TABLE webhook_endpoints",
+    "ALTER TABLE policies DROP COLUMN is_recurring; ALTER TABLE policies DROP COLUMN trial_days;
+     ALTER TABLE policies DROP COLUMN renewal_period_days",
+];
+
+#[test]
+fn each_part_of_it_works_without_the_others() {
+    for older in OLDER {
+        let shop = Shop::of_keysat();
+        shop.sells_subscriptions(", trial_days = 3, tip_recipient = 'a', tip_pct_bps = 100");
+        shop.has_endpoint("all", "[\"*\"]", true);
+        shop.sale("a").redemption("pending").made();
+        shop.sql(&format!("PRAGMA foreign_keys = 0; {older}"));
+        let foreseen = shop.reconcile().flag("-n").json(0);
+        assert_eq!(foreseen["changes"][0]["license_issued"], true, "{older}");
+        shop.reconcile().exits(0);
+        assert_eq!(
+            shop.state("a"),
+            "settled, licensed, redeemed with it, used 1",
+            "{older}"
+        );
+        let time = shop.query("SELECT issued_at FROM licenses");
+        assert!(time.ends_with("+00:00"), "{older}: {time}");
+        shop.reconcile().exits(0).says_nothing();
+    }
+}
+
+#[test]
+fn tables_of_the_same_names_in_a_service_of_another_kind_do_no_harm() {
+    let shop = Shop::open();
+    shop.sql(
+        "CREATE TABLE subscriptions (id INTEGER PRIMARY KEY, newsletter TEXT);
+         CREATE TABLE payment_providers (id INTEGER PRIMARY KEY, name TEXT);
+         CREATE TABLE webhook_endpoints (url TEXT)",
+    );
+    shop.sale("a").made();
+    shop.reconcile().exits(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+    assert!(shop.query("SELECT issued_at FROM licenses").ends_with('Z'));
+}
+
+#[test]
+fn a_part_that_is_not_as_it_is_known_stops_the_run() {
+    for (spoil, named) in [
+        (
+            "ALTER TABLE tier_changes RENAME COLUMN to_policy_id TO target",
+            "column tier_changes.to_policy_id is missing",
+        ),
+        (
+            "ALTER TABLE subscriptions RENAME COLUMN status TO state",
+            "column subscriptions.status is missing",
+        ),
+        (
+            "ALTER TABLE webhook_deliveries RENAME COLUMN payload_json TO payload",
+            "column webhook_deliveries.payload_json is missing",
+        ),
+        (
+            "ALTER TABLE payment_providers RENAME COLUMN base_url TO url",
+            "column payment_providers.base_url is missing",
+        ),
+    ] {
+        let shop = Shop::of_keysat();
+        shop.sale("a").made();
+        shop.sql(spoil);
+        shop.reconcile()
+            .exits(1)
+            .warns(&format!("error: [..]: {named}; [..]"));
+        assert_eq!(shop.btcpay.requests(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_backlog_of_all_kinds_is_swept_from_the_list_too() {
+    let shop = Shop::of_keysat();
+    shop.many_sales(40, |_| "Settled");
+    shop.is_a_tier_change("7");
+    shop.sql("DELETE FROM licenses WHERE id = 'old'");
+    shop.is_a_renewal("8");
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["requests"], 1);
+    assert_eq!(report["changes"].as_array().unwrap().len(), 38);
+    let mut reasons: Vec<&str> = report["attention"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["reason"].as_str().unwrap())
+        .collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["renewal_paid", "tier_change_paid"]);
+    assert_eq!(shop.statuses(), "2 pending, 38 settled");
+}
