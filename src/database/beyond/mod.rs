@@ -137,55 +137,76 @@ impl Beyond {
     ) -> rusqlite::Result<Result<(), NoProvider>> {
         let is_ours = if self.has_providers() {
             match providers::note_ours(connection, store)? {
-                Ok(with_unnamed) if with_unnamed => providers::IS_OURS_OR_UNNAMED,
-                Ok(_) => providers::IS_OURS,
+                Ok(unnamed_are_ours) => self.is_ours(unnamed_are_ours),
                 Err(none) => return Ok(Err(none)),
             }
         } else {
-            "1"
+            "1".into()
         };
-        let tier_change = if self.has_tier_changes() {
-            (IS_TIER_CHANGE, TIER_CHANGE_IS_DONE)
-        } else {
-            ("0", "NULL")
-        };
-        let renewal = if self.has_subscriptions() {
-            (IS_RENEWAL, RENEWAL_IS_DONE)
-        } else {
-            ("0", "NULL")
-        };
+        let no_purchases = [
+            (
+                self.has_tier_changes(),
+                "'tier_change'",
+                IS_TIER_CHANGE,
+                TIER_CHANGE_IS_DONE,
+            ),
+            (
+                self.has_subscriptions(),
+                "'renewal'",
+                IS_RENEWAL,
+                RENEWAL_IS_DONE,
+            ),
+        ];
+        let no_purchases = || no_purchases.iter().filter(|(here, ..)| *here);
+        let purpose = case(no_purchases().map(|(_, name, applies, _)| (*applies, *name)));
+        let is_done = case(no_purchases().map(|(_, _, applies, is_done)| (*applies, *is_done)));
         let license_deleted = if self.is_keysats() {
             LICENSE_MAY_BE_DELETED
         } else {
             "0"
         };
         let archived = if self.has("policies", "archived_at") {
-            "archived_at IS NOT NULL"
+            "policies.archived_at IS NOT NULL"
         } else {
             "0"
         };
         let trial_days = if self.has_recurring_policies() {
-            "CASE WHEN is_recurring AND trial_days > 0 THEN trial_days END"
+            "CASE WHEN policies.is_recurring AND policies.trial_days > 0 THEN policies.trial_days END"
         } else {
             "NULL"
         };
         connection.execute_batch(&format!(
             "CREATE TEMP VIEW invoices_beyond AS
              SELECT invoices.id AS invoice_id,
-                    CASE WHEN {} THEN 'tier_change' WHEN {} THEN 'renewal' END AS purpose,
-                    CASE WHEN {} THEN {} WHEN {} THEN {} END AS is_done,
+                    {purpose} AS purpose,
+                    {is_done} AS is_done,
                     {is_ours} AS is_ours,
                     {license_deleted} AS license_deleted
                FROM main.invoices;
 
              CREATE TEMP VIEW policies_beyond AS
-             SELECT id AS policy_id,
+             SELECT policies.id AS policy_id,
                     {archived} AS archived,
                     {trial_days} AS trial_days
-               FROM main.policies",
-            tier_change.0, renewal.0, tier_change.0, tier_change.1, renewal.0, renewal.1,
+               FROM main.policies"
         ))?;
         Ok(Ok(()))
+    }
+
+    /// SQL: whether an invoice is of our store. A renewal names no provider itself, its
+    /// subscription does.
+    fn is_ours(&self, unnamed_are_ours: bool) -> String {
+        let of_subscription =
+            if self.has_subscriptions() && self.has("subscriptions", "payment_provider_id") {
+                PROVIDER_OF_SUBSCRIPTION
+            } else {
+                "NULL"
+            };
+        let unnamed = i32::from(unnamed_are_ours);
+        format!(
+            "coalesce(coalesce(invoices.payment_provider_id, {of_subscription})
+                      IN (SELECT id FROM temp.our_providers), {unnamed})"
+        )
     }
 
     /// Keysat writes its times with `+00:00` and compares them as text.
@@ -252,6 +273,25 @@ impl Beyond {
         execute_one(savepoint, &format!("a row of {table}"), &sql, &values[..])
     }
 }
+
+/// SQL: the value of the first condition that holds.
+fn case<'a>(values: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let whens: Vec<String> = values
+        .map(|(condition, value)| format!("WHEN {condition} THEN {value}"))
+        .collect();
+    if whens.is_empty() {
+        "NULL".into()
+    } else {
+        format!("CASE {} END", whens.join(" "))
+    }
+}
+
+const PROVIDER_OF_SUBSCRIPTION: &str = "
+(SELECT subscriptions.payment_provider_id
+   FROM main.subscription_invoices AS cycle
+   JOIN main.subscriptions ON subscriptions.id = cycle.subscription_id
+  WHERE cycle.invoice_id = invoices.id
+    AND subscriptions.payment_provider_id IS NOT NULL)";
 
 const IS_TIER_CHANGE: &str = "
 EXISTS (SELECT 1 FROM main.tier_changes WHERE invoice_id = invoices.id)";

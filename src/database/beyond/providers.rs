@@ -15,13 +15,6 @@ SELECT id, CAST(base_url AS TEXT) AS base_url, CAST(store_id AS TEXT) AS store_i
 
 const OUR_PROVIDERS: &str = "CREATE TEMP TABLE our_providers (id TEXT PRIMARY KEY) WITHOUT ROWID";
 
-pub const IS_OURS: &str =
-    "coalesce(invoices.payment_provider_id IN (SELECT id FROM temp.our_providers), 0)";
-
-/// Also an invoice that names no provider.
-pub const IS_OURS_OR_UNNAMED: &str =
-    "coalesce(invoices.payment_provider_id IN (SELECT id FROM temp.our_providers), 1)";
-
 /// None of the database's payment providers is the store that is to be asked.
 #[derive(Debug)]
 pub struct NoProvider {
@@ -30,8 +23,8 @@ pub struct NoProvider {
     found: Vec<(String, String)>,
 }
 
-/// Notes which payment providers are `store`, and gives whether an invoice that names none can only
-/// be of it.
+/// Notes in `our_providers` which payment providers are `store`, and gives whether an invoice that
+/// names none can only be of it.
 pub fn note_ours(
     connection: &Connection,
     store: &Store,
@@ -58,7 +51,7 @@ pub fn note_ours(
             found,
         })
     } else {
-        Ok(found.len() == 1)
+        Ok(ours == found.len())
     })
 }
 
