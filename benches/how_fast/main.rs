@@ -236,15 +236,18 @@ fn quiet() {
     }
 }
 
-/// The program's own query, with its values, as it tells it at `-vvv`.
+/// The program's own query, with its values and its views, as it tells them at `-vvv`.
 fn candidate_query(shop: &Shop) -> String {
     let told = program(shop, "http://127.0.0.1:1")
         .arg("-vvv")
         .output()
         .unwrap();
     let told = String::from_utf8(told.stderr).unwrap();
-    let (_, query) = told.split_once("trace: candidates: ").unwrap();
-    query.lines().next().unwrap().replace("\\n", "\n")
+    let after = |words| {
+        let (_, sql) = told.split_once(words).unwrap();
+        sql.lines().next().unwrap().replace("\\n", "\n")
+    };
+    after("trace: views: ") + &after("trace: candidates: ")
 }
 
 /// Of enough runs to be past the noise.

@@ -17,6 +17,7 @@ mod providers;
 use std::collections::HashSet;
 
 use anyhow::Result;
+use log::trace;
 use rusqlite::{Connection, Savepoint, ToSql};
 use serde_json::{Value, json};
 
@@ -175,7 +176,7 @@ impl Beyond {
         } else {
             "NULL"
         };
-        connection.execute_batch(&format!(
+        let views = format!(
             "CREATE TEMP VIEW invoices_beyond AS
              SELECT invoices.id AS invoice_id,
                     {purpose} AS purpose,
@@ -188,8 +189,10 @@ impl Beyond {
              SELECT policies.id AS policy_id,
                     {archived} AS archived,
                     {trial_days} AS trial_days
-               FROM main.policies"
-        ))?;
+               FROM main.policies;"
+        );
+        trace!("views: {views}");
+        connection.execute_batch(&views)?;
         Ok(Ok(()))
     }
 
