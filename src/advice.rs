@@ -118,6 +118,9 @@ fn quoted(text: &str) -> String {
 
 /// Where the merchant sees the invoice in BTCPay Server.
 fn page_of(id: &BtcpayInvoiceId, btcpay_url: &Url) -> String {
+    if id.is_of_a_free_sale() {
+        return "(it was free, so BTCPay has no page of it)".into();
+    }
     let mut url = btcpay_url.clone();
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().extend(["invoices", &id.0]);

@@ -40,7 +40,7 @@ impl Reconciling<'_> {
             let decision = decide(&invoice, &answer);
             if decision.change.is_some() {
                 to_change.push((invoice, answer));
-            } else {
+            } else if decision.attention.is_some() && !self.database.has_moved(&invoice) {
                 let outcome = Outcome::Decided {
                     attention: decision.attention,
                     applied: None,

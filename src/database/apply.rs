@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
-use rusqlite::{ErrorCode, Savepoint, ToSql, Transaction, TransactionBehavior, named_params};
+use rusqlite::{
+    Connection, ErrorCode, Savepoint, ToSql, Transaction, TransactionBehavior, named_params,
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -77,6 +79,12 @@ impl Database {
         self.begin_at(now).map_err(WriteError::Database)
     }
 
+    /// Whether the service has touched an invoice since it was listed, as far as that can be read.
+    pub fn has_moved(&self, listed: &Invoice) -> bool {
+        read_again(&self.connection, &listed.id)
+            .is_ok_and(|current| current.as_ref() != Some(listed))
+    }
+
     fn begin_at(&mut self, now: i64) -> anyhow::Result<Writing<'_>> {
         wait_for_locks(&self.connection, self.deadline)
             .map_err(|error| in_words(error, "begin writing to", &self.path))?;
@@ -108,20 +116,7 @@ impl Writing<'_> {
     ///
     /// Its row does not fit the contract, or cannot be read.
     pub fn reread(&self, id: &InvoiceId) -> Result<Option<Invoice>, WriteError> {
-        self.read_again(id).map_err(|error| self.sort_out(error))
-    }
-
-    fn read_again(&self, id: &InvoiceId) -> anyhow::Result<Option<Invoice>> {
-        let mut statement = self.transaction.prepare_cached(REREAD)?;
-        let mut rows = statement.query([&id.0])?;
-        let Some(row) = rows.next()? else {
-            return Ok(None);
-        };
-        let status: String = column_value(row, "status")?;
-        match LocalStatus::from_word(&status) {
-            Some(_) => read_invoice(row).map(Some),
-            None => Ok(None),
-        }
+        read_again(&self.transaction, id).map_err(|error| self.sort_out(error))
     }
 
     /// Writes `change` of `invoice`, which [`Writing::reread`] gave; in a dry run, does all but
@@ -276,6 +271,19 @@ impl Writing<'_> {
         } else {
             WriteError::Invoice(error)
         }
+    }
+}
+
+fn read_again(connection: &Connection, id: &InvoiceId) -> anyhow::Result<Option<Invoice>> {
+    let mut statement = connection.prepare_cached(REREAD)?;
+    let mut rows = statement.query([&id.0])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let status: String = column_value(row, "status")?;
+    match LocalStatus::from_word(&status) {
+        Some(_) => read_invoice(row).map(Some),
+        None => Ok(None),
     }
 }
 

@@ -84,6 +84,38 @@ fn what_is_no_purchase_is_told_when_it_is_paid_and_never_touched() {
 }
 
 #[test]
+fn a_renewal_that_is_paid_before_it_is_due_is_told_too() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").made();
+    shop.is_a_renewal("a");
+    shop.sql("UPDATE subscriptions SET status = 'active'");
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["attention"][0]["reason"], "renewal_paid");
+}
+
+#[test]
+fn what_the_service_does_while_btcpay_is_asked_is_not_told() {
+    for (makes, done) in [
+        (
+            Shop::is_a_tier_change as Makes,
+            "UPDATE invoices SET status = 'settled'; UPDATE licenses SET policy_id = 'plus'",
+        ),
+        (
+            Shop::is_a_renewal,
+            "UPDATE invoices SET status = 'settled'; UPDATE subscriptions SET status = 'active'",
+        ),
+    ] {
+        let shop = Shop::of_keysat();
+        shop.sale("a").made();
+        makes(&shop, "a");
+        let daemon = shop.connection();
+        shop.btcpay
+            .when_asked_for("btc-a", move || daemon.execute_batch(done).unwrap());
+        shop.reconcile().exits(0).says_nothing();
+    }
+}
+
+#[test]
 fn what_is_no_purchase_is_closed_as_usual() {
     for (makes, _) in NO_PURCHASES {
         let shop = Shop::of_keysat();
@@ -206,6 +238,21 @@ fn a_free_sale_is_given_its_license_and_nobody_is_asked() {
         assert_eq!(shop.btcpay.requests(), [""; 0]);
         shop.reconcile().exits(0).says_nothing();
     }
+}
+
+#[test]
+fn a_free_sale_that_was_perhaps_mended_by_hand_is_told_without_a_page_of_btcpay() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").here("settled").made();
+    shop.sql(
+        "UPDATE invoices SET btcpay_invoice_id = 'free-a', amount_sats = 0;
+         INSERT INTO licenses (id, product_id, status, issued_at, buyer_email, metadata_json)
+         VALUES ('gift', 'pro', 'active', datetime(), 'a@example.com', '{\"source\":\"admin_issue\"}')",
+    );
+    shop.reconcile().exits(0).warns(
+        "warning: invoice a: license_by_hand: [..] license gift [..]: (it was free, so BTCPay has no page of it)",
+    );
+    assert_eq!(shop.state("a"), "settled");
 }
 
 #[test]
