@@ -4,6 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
@@ -22,6 +23,8 @@ pub const STOPPED: &str = "20[..]Z [..] 0 changed, [..]; stopped early[..]";
 pub struct Shop {
     pub btcpay: Btcpay,
     folder: TempDir,
+    /// When it opened, in SQL: sales of one test are of one second, however long it takes.
+    an_hour_ago: String,
 }
 
 /// A shop of each shape: schema.sql's own, and Keysat's.
@@ -39,6 +42,7 @@ impl Shop {
         let shop = Self {
             btcpay: Btcpay::start(),
             folder: TempDir::new().unwrap(),
+            an_hour_ago: an_hour_ago(),
         };
         shop.sql(schema);
         shop.sql(
@@ -136,8 +140,8 @@ impl Shop {
             paid: None,
             redemption: None,
             licensed: false,
-            created: "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour')",
-            updated: "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour')",
+            created: &self.an_hour_ago,
+            updated: &self.an_hour_ago,
         }
     }
 
@@ -205,6 +209,12 @@ impl Shop {
             .option("--store-id", btcpay::STORE)
             .env("BTCPAY_API_KEY", btcpay::KEY)
     }
+}
+
+fn an_hour_ago() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let then = now.as_secs() - 3600;
+    format!("strftime('%Y-%m-%dT%H:%M:%SZ', {then}, 'unixepoch')")
 }
 
 /// A sale to be put into both databases.
