@@ -236,7 +236,7 @@ impl Beyond {
             )?;
         }
         if let Some(subscription) = &owed.subscription {
-            self.begin(savepoint, subscription, settled, license_id, &now)?;
+            self.begin_subscription(savepoint, subscription, settled, license_id, &now)?;
         }
         if let Some(redeemed) = &owed.redeemed {
             let data = redeemed.data(settled.invoice, license_id);
@@ -291,7 +291,7 @@ impl Beyond {
     }
 
     /// Begins a subscription with its first cycle.
-    fn begin(
+    fn begin_subscription(
         &self,
         savepoint: &Savepoint,
         subscription: &Subscription,
