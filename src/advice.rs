@@ -101,7 +101,8 @@ pub fn in_words(
     }
 }
 
-const SEND_AGAIN: &str = "In BTCPay, open the invoice and redeliver its InvoiceSettled webhook";
+const SEND_AGAIN: &str = "Redeliver the invoice's InvoiceSettled webhook in BTCPay; if that does not help, do it by hand \
+     in the service";
 
 /// What becomes of an invoice that the merchant marks settled.
 fn what_follows(purpose: Purpose) -> &'static str {

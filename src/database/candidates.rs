@@ -72,6 +72,9 @@ const CANDIDATES: &str = concat!(
         WHERE status = 'pending'
 
        UNION
+       SELECT invoice_id FROM half_done_beyond
+
+       UNION
        SELECT id FROM invoices
         WHERE :recheck
           AND status IN ('expired', 'invalid')
@@ -169,10 +172,11 @@ enum Candidate {
 }
 
 fn read_candidate(row: &Row, recheck: bool) -> Result<Candidate> {
-    if !column_value(row, "is_ours")? {
-        return Ok(Candidate::OfAnotherProvider);
-    }
-    let invoice = read_invoice(row)?;
+    let invoice = match (read_invoice(row), column_value(row, "is_ours")?) {
+        (Ok(free), _) if free.btcpay_id.is_of_a_free_sale() => free,
+        (_, false) => return Ok(Candidate::OfAnotherProvider),
+        (invoice, true) => invoice?,
+    };
     let untouched_matters = match invoice.status {
         LocalStatus::Pending => false,
         LocalStatus::Settled => true,
@@ -198,8 +202,8 @@ fn read_candidate(row: &Row, recheck: bool) -> Result<Candidate> {
 }
 
 fn free(invoice: Invoice) -> Result<Candidate> {
-    Ok(match invoice.status {
-        LocalStatus::Settled => {
+    Ok(match (invoice.status, invoice.purpose) {
+        (LocalStatus::Settled, Purpose::Purchase) => {
             ensure!(
                 invoice.amount_sats == 0,
                 "its btcpay_invoice_id says that it was free, and its amount_sats is {}; correct \
@@ -208,7 +212,8 @@ fn free(invoice: Invoice) -> Result<Candidate> {
             );
             Candidate::Free(invoice)
         }
-        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => {
+        (LocalStatus::Settled, Purpose::TierChange(_) | Purpose::Renewal(_))
+        | (LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid, _) => {
             Candidate::NotInQuestion
         }
     })

@@ -40,9 +40,10 @@ fn nothing_is_lost_or_doubled_beside_keysats_daemon() {
             };
             scope.spawn(move || go_on(reap));
             scope.spawn(move || go_on(deliver));
-            let webhooks = scope.spawn(|| handle(&shop, |_| true));
-            // Its own reconciler lists the pending ones, and forgets what it began with.
-            let reconciler = scope.spawn(|| handle(&shop, |place| is_pending(&shop, place)));
+            let webhooks = scope.spawn(|| handle(&shop, change_tier, |_| true));
+            // Its own reconciler lists the pending ones, and takes everything for a purchase.
+            let reconciler =
+                scope.spawn(|| handle(&shop, settle, |place| is_pending(&shop, place)));
             webhooks.join().unwrap();
             reconciler.join().unwrap();
             served.store(true, Ordering::Relaxed);
@@ -77,13 +78,13 @@ fn is_pending(shop: &Shop, place: i64) -> bool {
 }
 
 /// What BTCPay tells of each invoice, a statement at a time; now and then it dies in between.
-fn handle(shop: &Shop, concerns_it: impl Fn(i64) -> bool) {
+fn handle(shop: &Shop, tier_change: fn(&Connection, i64), concerns_it: impl Fn(i64) -> bool) {
     let connection = pooled(shop);
     let mut places: Vec<i64> = (0..INVOICES).collect();
     fastrand::shuffle(&mut places);
     for place in places.into_iter().filter(|place| concerns_it(*place)) {
         match place % 8 {
-            1 if place % 16 == 1 => change_tier(&connection, place),
+            1 if place % 16 == 1 => tier_change(&connection, place),
             0 | 1 | 5 => settle(&connection, place),
             2 | 6 => close(&connection, place, "expired"),
             3 => close(&connection, place, "invalid"),

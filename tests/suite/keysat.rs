@@ -74,7 +74,8 @@ fn what_is_no_purchase_is_told_when_it_is_paid_and_never_touched() {
                 assert_eq!(report["attention"][0]["reason"], reason, "{here}");
                 let detail = report["attention"][0]["detail"].as_str().unwrap();
                 assert!(
-                    detail.contains("redeliver its InvoiceSettled webhook: http://127.0.0.1:"),
+                    detail.contains("Redeliver the invoice's InvoiceSettled webhook")
+                        && detail.contains("/invoices/btc-a"),
                     "{detail}"
                 );
                 assert_eq!(shop.everything(), before, "{here}");
@@ -181,19 +182,87 @@ fn what_the_service_has_done_is_not_asked_about_again() {
     }
 }
 
-#[test]
-fn a_later_change_does_not_hide_that_a_pending_one_was_paid() {
-    let shop = Shop::of_keysat();
-    shop.sale("a").made();
-    shop.is_a_tier_change("a");
-    shop.sql(
+/// Another change of the same license's tier, made after the first.
+fn later_change(from: &str, invoice_id: &str) -> String {
+    format!(
         "INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
-                                   effective_at, actor, created_at)
-         SELECT 'later', license_id, from_policy_id, to_policy_id, direction, 'SAT', effective_at, actor, '2030-01-01'
-           FROM tier_changes",
-    );
+                                   invoice_id, effective_at, actor, created_at)
+         SELECT 'later', license_id, '{from}', 'plus', 'upgrade', 'SAT', {invoice_id}, effective_at, actor,
+                strftime('%Y-%m-%dT%H:%M:%f000000+00:00')
+           FROM tier_changes"
+    )
+}
+
+#[test]
+fn a_later_attempt_does_not_hide_that_the_first_was_paid_in_vain() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").here("settled").made();
+    shop.sale("again").there("New").made();
+    shop.is_a_tier_change("a");
+    shop.sql(&later_change("pro-default", "'again'"));
     let report = shop.reconcile().json(0);
+    assert_eq!(report["attention"][0]["invoice_id"], "a");
     assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
+    shop.sql("UPDATE tier_changes SET from_policy_id = 'plus' WHERE id = 'later'");
+    shop.reconcile().exits(0).says_nothing();
+}
+
+#[test]
+fn what_another_payment_has_done_does_not_hide_that_a_pending_one_was_paid() {
+    for by_another in [
+        "UPDATE licenses SET policy_id = 'plus'".to_owned(),
+        later_change("plus", "NULL"),
+    ] {
+        let shop = Shop::of_keysat();
+        shop.sale("a").made();
+        shop.is_a_tier_change("a");
+        shop.sql(&by_another);
+        let report = shop.reconcile().json(0);
+        assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
+    }
+}
+
+#[test]
+fn a_license_that_keysat_issued_in_its_stead_does_not_hide_what_was_paid_for() {
+    for (makes, reason) in NO_PURCHASES {
+        let shop = Shop::of_keysat();
+        shop.sale("a").here("settled").licensed().made();
+        makes(&shop, "a");
+        let before = shop.everything();
+        let report = shop.reconcile().json(0);
+        assert_eq!(report["attention"][0]["reason"], reason);
+        assert_eq!(shop.everything(), before);
+    }
+}
+
+#[test]
+fn a_renewal_was_counted_where_the_subscription_went_on() {
+    let row_of = |invoice_id: &str| {
+        format!(
+            "INSERT INTO subscription_invoices (id, subscription_id, invoice_id, cycle_number, cycle_start_at,
+                                                cycle_end_at, created_at)
+             SELECT 'next', subscription_id, '{invoice_id}', 3, cycle_start_at, cycle_end_at, created_at
+               FROM subscription_invoices"
+        )
+    };
+    for (then, told) in [
+        (String::new(), 1),
+        ("UPDATE subscriptions SET status = 'lapsed'".into(), 1),
+        ("UPDATE subscriptions SET status = 'cancelled'".into(), 0),
+        (row_of("next"), 0),
+        (row_of("a"), 0),
+    ] {
+        let shop = Shop::of_keysat();
+        shop.sale("a").here("settled").made();
+        shop.is_a_renewal("a");
+        shop.sql(&then);
+        let report = shop.reconcile().json(0);
+        assert_eq!(
+            report["attention"].as_array().unwrap().len(),
+            told,
+            "{then}"
+        );
+    }
 }
 
 #[test]
@@ -238,6 +307,20 @@ fn a_free_sale_is_given_its_license_and_nobody_is_asked() {
         assert_eq!(shop.btcpay.requests(), [""; 0]);
         shop.reconcile().exits(0).says_nothing();
     }
+}
+
+#[test]
+fn a_free_sale_is_nobodys_in_particular() {
+    let shop = Shop::of_keysat();
+    shop.has_provider("second", "btcpay", "https://btcpay.example.com", STORE);
+    shop.sale("a").here("settled").made();
+    shop.sale("tier").here("settled").made();
+    shop.is_a_tier_change("tier");
+    shop.sql("UPDATE invoices SET btcpay_invoice_id = 'free-' || id, amount_sats = 0");
+    let report = shop.reconcile().json(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+    assert_eq!(shop.state("tier"), "settled");
+    assert_eq!(report["attention"], json!([]));
 }
 
 #[test]
@@ -641,24 +724,48 @@ fn a_license_that_went_with_its_policy_is_not_issued_again() {
     );
 }
 
-/// What Keysat's databases of other ages lack.
-const OLDER: [&str; 8] = [
-    "DROP TABLE tier_changes",
-    "DROP TABLE tier_changes; DROP TABLE subscription_invoices; DROP TABLE subscriptions",
-    "DROP INDEX one_default_profile; ALTER TABLE invoices DROP COLUMN payment_provider_id",
-    "ALTER TABLE subscriptions DROP COLUMN merchant_profile_id; ALTER TABLE subscriptions DROP COLUMN payment_provider_id;
-     ALTER TABLE products DROP COLUMN merchant_profile_id",
-    "ALTER TABLE invoices DROP COLUMN listed_currency; ALTER TABLE invoices DROP COLUMN listed_value",
-    "ALTER TABLE policies DROP COLUMN archived_at; ALTER TABLE policies DROP COLUMN tip_recipient;
-     ALTER TABLE policies DROP COLUMN tip_pct_bps",
-    "DROP TABLE webhook_deliveries; DROP TABLE webhook_endpoints",
-    "ALTER TABLE policies DROP COLUMN is_recurring; ALTER TABLE policies DROP COLUMN trial_days;
-     ALTER TABLE policies DROP COLUMN renewal_period_days",
+/// What Keysat's databases of other ages lack, and how many subscriptions, days of trial and
+/// deliveries a sale makes there all the same.
+const OLDER: [(&str, &str); 9] = [
+    ("", "1|3|2"),
+    ("DROP TABLE tier_changes", "1|3|2"),
+    (
+        "DROP TABLE tier_changes; DROP TABLE subscription_invoices; DELETE FROM subscriptions",
+        "0|NULL|2",
+    ),
+    (
+        "ALTER TABLE invoices DROP COLUMN payment_provider_id",
+        "1|3|2",
+    ),
+    (
+        "ALTER TABLE subscriptions DROP COLUMN merchant_profile_id;
+         ALTER TABLE subscriptions DROP COLUMN payment_provider_id;
+         ALTER TABLE products DROP COLUMN merchant_profile_id",
+        "1|3|2",
+    ),
+    (
+        "ALTER TABLE invoices DROP COLUMN listed_currency; ALTER TABLE invoices DROP COLUMN listed_value",
+        "1|3|2",
+    ),
+    (
+        "ALTER TABLE policies DROP COLUMN archived_at; ALTER TABLE policies DROP COLUMN tip_recipient;
+         ALTER TABLE policies DROP COLUMN tip_pct_bps",
+        "1|3|2",
+    ),
+    (
+        "DROP TABLE webhook_endpoints; DELETE FROM webhook_deliveries",
+        "1|3|0",
+    ),
+    (
+        "ALTER TABLE policies DROP COLUMN is_recurring; ALTER TABLE policies DROP COLUMN trial_days;
+         ALTER TABLE policies DROP COLUMN renewal_period_days",
+        "0|NULL|2",
+    ),
 ];
 
 #[test]
 fn each_part_of_it_works_without_the_others() {
-    for older in OLDER {
+    for (older, made) in OLDER {
         let shop = Shop::of_keysat();
         shop.sells_subscriptions(", trial_days = 3, tip_recipient = 'a', tip_pct_bps = 100");
         shop.has_endpoint("all", "[\"*\"]", true);
@@ -670,6 +777,16 @@ fn each_part_of_it_works_without_the_others() {
         assert_eq!(
             shop.state("a"),
             "settled, licensed, redeemed with it, used 1",
+            "{older}"
+        );
+        assert_eq!(
+            shop.query(
+                "SELECT (SELECT count(*) FROM subscriptions),
+                        (unixepoch(expires_at) - unixepoch(issued_at)) / 86400,
+                        (SELECT count(*) FROM webhook_deliveries)
+                   FROM licenses"
+            ),
+            made,
             "{older}"
         );
         let time = shop.query("SELECT issued_at FROM licenses");
@@ -684,7 +801,9 @@ fn tables_of_the_same_names_in_a_service_of_another_kind_do_no_harm() {
     shop.sql(
         "CREATE TABLE subscriptions (id INTEGER PRIMARY KEY, newsletter TEXT);
          CREATE TABLE payment_providers (id INTEGER PRIMARY KEY, name TEXT);
-         CREATE TABLE webhook_endpoints (url TEXT)",
+         CREATE TABLE webhook_endpoints (url TEXT);
+         PRAGMA writable_schema = 1;
+         INSERT INTO sqlite_schema VALUES ('table', 'vectors', 'vectors', 0, 'CREATE VIRTUAL TABLE vectors USING vec0(v)')",
     );
     shop.sale("a").made();
     shop.reconcile().exits(0);
@@ -708,6 +827,14 @@ fn a_part_that_is_not_as_it_is_known_stops_the_run() {
             "column webhook_deliveries.payload_json is missing",
         ),
         (
+            "ALTER TABLE policies DROP COLUMN trial_days",
+            "column policies.trial_days is missing",
+        ),
+        (
+            "ALTER TABLE policies DROP COLUMN tip_pct_bps",
+            "column policies.tip_pct_bps is missing",
+        ),
+        (
             "ALTER TABLE payment_providers RENAME COLUMN base_url TO url",
             "column payment_providers.base_url is missing",
         ),
@@ -717,7 +844,9 @@ fn a_part_that_is_not_as_it_is_known_stops_the_run() {
         shop.sql(spoil);
         shop.reconcile()
             .exits(1)
-            .warns(&format!("error: [..]: {named}; [..]"));
+            .warns(&format!(
+                "error: the database [..] has tables of Keysat's, but not as this version of reconcile knows them: {named}; update reconcile"
+            ));
         assert_eq!(shop.btcpay.requests(), [""; 0]);
     }
 }

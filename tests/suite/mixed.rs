@@ -83,6 +83,7 @@ impl Shop {
         self.query(
             "SELECT 'a license for a change of tier', licenses.id
                FROM licenses JOIN tier_changes USING (invoice_id)
+              WHERE metadata_json LIKE '%reconcile%'
              UNION ALL
              SELECT 'a license without its subscription', id FROM licenses
               WHERE metadata_json LIKE '%reconcile%'

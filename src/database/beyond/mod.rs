@@ -2,12 +2,13 @@
 //! Keysat, the licensing service in the field.
 //!
 //! They are recognised one by one, so that Keysat's databases of any age, and databases without any
-//! of it, go the same way. What they say reaches the other modules through two temporary views,
-//! which live and die with the connection and are made in every database:
+//! of it, go the same way. What they say reaches the other modules through temporary views, which
+//! live and die with the connection and are made in every database:
 //!
 //! - `invoices_beyond`: what an invoice is for (`purpose`, NULL: a purchase), whether the service has
 //!   done its part (`is_done`), whether the invoice is of our store (`is_ours`), and whether its
 //!   license may have been deleted (`license_deleted`);
+//! - `half_done_beyond`: settled invoices that may lack something even if they have a license;
 //! - `policies_beyond`: whether a policy is `archived`, and how many days of trial its licenses begin
 //!   with (`trial_days`, NULL: none).
 
@@ -34,6 +35,7 @@ const TIER_CHANGES: Table = (
     &[
         "id",
         "license_id",
+        "from_policy_id",
         "to_policy_id",
         "invoice_id",
         "created_at",
@@ -65,6 +67,11 @@ const SUBSCRIPTION_INVOICES: Table = (
         "cycle_end_at",
     ],
 );
+const RECURRING_POLICIES: Table = (
+    "policies",
+    &["is_recurring", "renewal_period_days", "trial_days"],
+);
+const TIPPING_POLICIES: Table = ("policies", &["tip_recipient", "tip_pct_bps"]);
 const PAYMENT_PROVIDERS: Table = ("payment_providers", &["id", "kind", "base_url", "store_id"]);
 const WEBHOOK_ENDPOINTS: Table = ("webhook_endpoints", &["id", "event_types", "active"]);
 const WEBHOOK_DELIVERIES: Table = (
@@ -84,7 +91,7 @@ type Table = (&'static str, &'static [&'static str]);
 
 /// Which of it a database has.
 pub struct Beyond {
-    /// Of every table; as `table.column`, in lower case.
+    /// Of the tables that matter; as `table.column`, in lower case.
     columns: HashSet<String>,
 }
 
@@ -92,7 +99,11 @@ const COLUMNS: &str = "
 SELECT lower(tables.name || '.' || columns.name)
   FROM sqlite_schema AS tables
   JOIN pragma_table_info(tables.name) AS columns
- WHERE tables.type = 'table'";
+ WHERE tables.type = 'table'
+   AND lower(tables.name) IN (
+         'tier_changes', 'subscriptions', 'subscription_invoices', 'payment_providers',
+         'btcpay_config', 'webhook_endpoints', 'webhook_deliveries',
+         'invoices', 'policies', 'products', 'audit_log')";
 
 impl Beyond {
     pub fn look(connection: &Connection) -> rusqlite::Result<Self> {
@@ -111,6 +122,8 @@ impl Beyond {
                 self.has_subscriptions(),
                 &[SUBSCRIPTIONS, SUBSCRIPTION_INVOICES],
             ),
+            (self.has_recurring_policies(), &[RECURRING_POLICIES]),
+            (self.has_tips(), &[TIPPING_POLICIES]),
             (self.has_providers(), &[PAYMENT_PROVIDERS]),
             (
                 self.has_webhooks(),
@@ -126,7 +139,7 @@ impl Beyond {
             .collect()
     }
 
-    /// Makes the two views.
+    /// Makes the views.
     ///
     /// # Errors
     ///
@@ -166,6 +179,17 @@ impl Beyond {
         } else {
             "0"
         };
+        let half_done = [
+            (self.has_tier_changes(), SETTLED_TIER_CHANGES),
+            (self.has_subscriptions(), RENEWALS_OF_WHAT_IS_NOT_ACTIVE),
+        ];
+        let half_done = half_done.iter().filter(|(here, _)| *here);
+        let half_done: Vec<&str> = half_done.map(|(_, sql)| *sql).collect();
+        let half_done = if half_done.is_empty() {
+            "SELECT NULL AS invoice_id WHERE 0".into()
+        } else {
+            half_done.join(" UNION ALL ")
+        };
         let archived = if self.has("policies", "archived_at") {
             "policies.archived_at IS NOT NULL"
         } else {
@@ -184,6 +208,8 @@ impl Beyond {
                     {is_ours} AS is_ours,
                     {license_deleted} AS license_deleted
                FROM main.invoices;
+
+             CREATE TEMP VIEW half_done_beyond AS {half_done};
 
              CREATE TEMP VIEW policies_beyond AS
              SELECT policies.id AS policy_id,
@@ -234,10 +260,15 @@ impl Beyond {
 
     fn has_subscriptions(&self) -> bool {
         self.has("subscription_invoices", "invoice_id")
+            && self.has("subscription_invoices", "cycle_number")
     }
 
     fn has_recurring_policies(&self) -> bool {
         self.has_subscriptions() && self.has("policies", "is_recurring")
+    }
+
+    fn has_tips(&self) -> bool {
+        self.has("policies", "tip_recipient")
     }
 
     fn has_providers(&self) -> bool {
@@ -299,27 +330,44 @@ const PROVIDER_OF_SUBSCRIPTION: &str = "
 const IS_TIER_CHANGE: &str = "
 EXISTS (SELECT 1 FROM main.tier_changes WHERE invoice_id = invoices.id)";
 
-/// A later change shows that a settled one took place; of one that is not settled here, it does not.
+/// Of one that is settled here, the license shows that it took place: by its policy, or by a later
+/// change that took place itself or began from there. Of one that is not settled here, that would
+/// be another payment's doing.
 const TIER_CHANGE_IS_DONE: &str = "
 NOT EXISTS (
   SELECT 1
     FROM main.tier_changes AS change
    WHERE change.invoice_id = invoices.id
      AND NOT EXISTS (
-           SELECT 1 FROM main.licenses
-            WHERE id = change.license_id AND policy_id = change.to_policy_id)
-     AND NOT EXISTS (
            SELECT 1 FROM main.audit_log
             WHERE action = 'subscription.upgrade.applied' AND target_id = change.id)
      AND NOT (invoices.status = 'settled' AND EXISTS (
-           SELECT 1 FROM main.tier_changes AS later
-            WHERE later.license_id = change.license_id AND later.created_at > change.created_at))
+           SELECT 1 FROM main.licenses
+            WHERE id = change.license_id AND policy_id = change.to_policy_id))
+     AND NOT (invoices.status = 'settled' AND EXISTS (
+           SELECT 1
+             FROM main.tier_changes AS later
+             LEFT JOIN main.invoices AS paid ON paid.id = later.invoice_id
+            WHERE later.license_id = change.license_id
+              AND later.created_at > change.created_at
+              AND (later.from_policy_id = change.to_policy_id
+                   OR later.invoice_id IS NULL
+                   OR paid.status = 'settled')))
 )";
+
+// Joined in this order, since there are far fewer of them than of settled invoices.
+const SETTLED_TIER_CHANGES: &str = "
+SELECT change.invoice_id
+  FROM main.tier_changes AS change
+ CROSS JOIN main.invoices ON invoices.id = change.invoice_id
+ WHERE invoices.status = 'settled'";
 
 /// The first cycle is the purchase itself.
 const IS_RENEWAL: &str = "
 EXISTS (SELECT 1 FROM main.subscription_invoices WHERE invoice_id = invoices.id AND cycle_number >= 2)";
 
+/// A later cycle shows that a settled one was counted; so does a second row of the same, which the
+/// service adds then.
 const RENEWAL_IS_DONE: &str = "
 invoices.status = 'settled' AND NOT EXISTS (
   SELECT 1
@@ -327,8 +375,23 @@ invoices.status = 'settled' AND NOT EXISTS (
     JOIN main.subscriptions ON subscriptions.id = cycle.subscription_id
    WHERE cycle.invoice_id = invoices.id
      AND cycle.cycle_number >= 2
-     AND subscriptions.status = 'past_due'
+     AND subscriptions.status IN ('past_due', 'lapsed')
+     AND NOT EXISTS (
+           SELECT 1 FROM main.subscription_invoices AS other
+            WHERE other.subscription_id = cycle.subscription_id
+              AND other.id <> cycle.id
+              AND (other.cycle_number > cycle.cycle_number
+                   OR other.invoice_id = cycle.invoice_id))
 )";
+
+const RENEWALS_OF_WHAT_IS_NOT_ACTIVE: &str = "
+SELECT cycle.invoice_id
+  FROM main.subscriptions
+ CROSS JOIN main.subscription_invoices AS cycle ON cycle.subscription_id = subscriptions.id
+ CROSS JOIN main.invoices ON invoices.id = cycle.invoice_id
+ WHERE subscriptions.status IN ('past_due', 'lapsed')
+   AND cycle.cycle_number >= 2
+   AND invoices.status = 'settled'";
 
 /// Deleting a policy by force deletes its licenses, and leaves the invoices that name another.
 const LICENSE_MAY_BE_DELETED: &str = "

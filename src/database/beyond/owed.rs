@@ -140,7 +140,7 @@ impl Beyond {
         let sql = format!(
             "SELECT policies.id AS policy_id,
                     max(coalesce(policies.renewal_period_days, 1), 1) AS period_days,
-                    {trial_days},
+                    (SELECT trial_days FROM policies_beyond WHERE policy_id = ?2) AS trial_days,
                     {listed_currency},
                     {listed_value},
                     {merchant_profile_id},
@@ -149,8 +149,6 @@ impl Beyond {
                JOIN policies ON policies.id = ?2 AND policies.is_recurring
                LEFT JOIN products ON products.id = invoices.product_id
               WHERE invoices.id = ?1",
-            trial_days =
-                "(SELECT trial_days FROM policies_beyond WHERE policy_id = ?2) AS trial_days",
             listed_currency = or_null("invoices", "listed_currency"),
             listed_value = or_null("invoices", "listed_value"),
             merchant_profile_id = or_null("products", "merchant_profile_id"),
@@ -196,7 +194,7 @@ impl Beyond {
             SELECT tip_recipient, tip_pct_bps
               FROM policies
              WHERE id = ?1 AND tip_recipient <> '' AND tip_pct_bps > 0";
-        if !self.has("policies", "tip_recipient") || !self.has("policies", "tip_pct_bps") {
+        if !self.has_tips() {
             return Ok(None);
         }
         let tip = one(connection, TIP, &[policy_id], |row| {
