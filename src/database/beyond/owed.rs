@@ -91,7 +91,7 @@ impl Beyond {
         clock: Clock,
     ) -> Result<AlsoOwed> {
         let mut owed = AlsoOwed::default();
-        if !self.is_keysats() {
+        if !self.is_keysats {
             return Ok(owed);
         }
         if let Some(license) = settled.license {

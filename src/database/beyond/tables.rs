@@ -1,0 +1,89 @@
+//! The columns that are used of Keysat's tables.
+
+use super::Beyond;
+
+const TIER_CHANGES: Table = (
+    "tier_changes",
+    &[
+        "id",
+        "license_id",
+        "from_policy_id",
+        "to_policy_id",
+        "invoice_id",
+        "created_at",
+    ],
+);
+const SUBSCRIPTIONS: Table = (
+    "subscriptions",
+    &[
+        "id",
+        "license_id",
+        "policy_id",
+        "product_id",
+        "period_days",
+        "listed_currency",
+        "listed_value",
+        "status",
+        "started_at",
+        "next_renewal_at",
+    ],
+);
+const SUBSCRIPTION_INVOICES: Table = (
+    "subscription_invoices",
+    &[
+        "id",
+        "subscription_id",
+        "invoice_id",
+        "cycle_number",
+        "cycle_start_at",
+        "cycle_end_at",
+    ],
+);
+const RECURRING_POLICIES: Table = (
+    "policies",
+    &["is_recurring", "renewal_period_days", "trial_days"],
+);
+const TIPPING_POLICIES: Table = ("policies", &["tip_recipient", "tip_pct_bps"]);
+const PAYMENT_PROVIDERS: Table = ("payment_providers", &["id", "kind", "base_url", "store_id"]);
+const WEBHOOK_ENDPOINTS: Table = ("webhook_endpoints", &["id", "event_types", "active"]);
+const WEBHOOK_DELIVERIES: Table = (
+    "webhook_deliveries",
+    &[
+        "id",
+        "endpoint_id",
+        "event_type",
+        "payload_json",
+        "attempt_count",
+        "next_attempt_at",
+        "created_at",
+    ],
+);
+
+type Table = (&'static str, &'static [&'static str]);
+
+impl Beyond {
+    /// What the recognised tables lack of the columns that are used, in words.
+    pub fn missing(&self) -> Vec<String> {
+        let recognised = [
+            (self.has_tier_changes(), &[TIER_CHANGES][..]),
+            (
+                self.has_subscriptions(),
+                &[SUBSCRIPTIONS, SUBSCRIPTION_INVOICES],
+            ),
+            (self.has_recurring_policies(), &[RECURRING_POLICIES]),
+            (self.has_tips(), &[TIPPING_POLICIES]),
+            (self.has_providers(), &[PAYMENT_PROVIDERS]),
+            (
+                self.has_webhooks(),
+                &[WEBHOOK_ENDPOINTS, WEBHOOK_DELIVERIES],
+            ),
+        ];
+        let tables = recognised.iter().filter(|(here, _)| *here);
+        tables
+            .flat_map(|(_, tables)| *tables)
+            .flat_map(|(table, columns)| columns.iter().map(move |column| (table, column)))
+            .filter(|(table, column)| !self.has(table, column))
+            .map(|(table, column)| format!("column {table}.{column} is missing"))
+            .collect()
+    }
+}
