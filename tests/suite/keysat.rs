@@ -203,8 +203,17 @@ fn a_later_attempt_does_not_hide_that_the_first_was_paid_in_vain() {
     let report = shop.reconcile().json(0);
     assert_eq!(report["attention"][0]["invoice_id"], "a");
     assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
-    shop.sql("UPDATE tier_changes SET from_policy_id = 'plus' WHERE id = 'later'");
-    shop.reconcile().exits(0).says_nothing();
+    for it_went_on in [
+        "UPDATE tier_changes SET from_policy_id = 'plus' WHERE id = 'later'",
+        "UPDATE tier_changes SET from_policy_id = 'pro-default', invoice_id = NULL WHERE id = 'later'",
+        "UPDATE invoices SET status = 'settled' WHERE id = 'again';
+         INSERT INTO audit_log (actor_kind, action, target_id, occurred_at)
+         VALUES ('system', 'subscription.upgrade.applied', 'later', datetime());
+         UPDATE tier_changes SET invoice_id = 'again' WHERE id = 'later'",
+    ] {
+        shop.sql(it_went_on);
+        shop.reconcile().exits(0).says_nothing();
+    }
 }
 
 #[test]
