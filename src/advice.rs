@@ -79,15 +79,15 @@ pub fn in_words(
         Attention::TierChangePaid => (
             "tier_change_paid",
             format!(
-                "the buyer has paid for another tier and does not have it, which the service alone \
-                 can give; nothing was done. {SEND_AGAIN}: {page}"
+                "the buyer has paid for another tier, and the service, which alone can give it, has \
+                 not done so for this payment; nothing was done. {SEND_AGAIN}: {page}"
             ),
         ),
         Attention::RenewalPaid => (
             "renewal_paid",
             format!(
-                "the buyer has paid to renew a subscription that is not renewed, which the service \
-                 alone can do; nothing was done. {SEND_AGAIN}: {page}"
+                "the buyer has paid to renew a subscription, and the service, which alone can do so, \
+                 has not renewed it; nothing was done. {SEND_AGAIN}: {page}"
             ),
         ),
         Attention::TipNotSent(tip) => (

@@ -73,6 +73,7 @@ const CANDIDATES: &str = concat!(
 
        UNION
        SELECT invoice_id FROM half_done_beyond
+        WHERE created_at >= date(:since, 'unixepoch', '-1 day')
 
        UNION
        SELECT id FROM invoices

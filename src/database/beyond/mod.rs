@@ -8,7 +8,8 @@
 //! - `invoices_beyond`: what an invoice is for (`purpose`, NULL: a purchase), whether the service has
 //!   done its part (`is_done`), whether the invoice is of our store (`is_ours`), and whether its
 //!   license may have been deleted (`license_deleted`);
-//! - `half_done_beyond`: settled invoices that may lack something even if they have a license;
+//! - `half_done_beyond`: settled invoices that may lack something even if they have a license, and
+//!   when they were made;
 //! - `policies_beyond`: whether a policy is `archived`, and how many days of trial its licenses begin
 //!   with (`trial_days`, NULL: none).
 

@@ -10,6 +10,7 @@ const TIER_CHANGES: Table = (
         "from_policy_id",
         "to_policy_id",
         "invoice_id",
+        "effective_at",
         "created_at",
     ],
 );

@@ -49,12 +49,12 @@ impl Beyond {
         };
         let half_done = [
             (self.has_tier_changes(), SETTLED_TIER_CHANGES),
-            (self.has_subscriptions(), RENEWALS_OF_WHAT_IS_NOT_ACTIVE),
+            (self.has_subscriptions(), RENEWALS_OF_WHAT_IS_PAST_DUE),
         ];
         let half_done = half_done.iter().filter(|(here, _)| *here);
         let half_done: Vec<&str> = half_done.map(|(_, sql)| *sql).collect();
         let half_done = if half_done.is_empty() {
-            "SELECT NULL AS invoice_id WHERE 0".into()
+            "SELECT NULL AS invoice_id, NULL AS created_at WHERE 0".into()
         } else {
             half_done.join(" UNION ALL ")
         };
@@ -130,8 +130,8 @@ const IS_TIER_CHANGE: &str = "
 EXISTS (SELECT 1 FROM main.tier_changes WHERE invoice_id = invoices.id)";
 
 /// Of one that is settled here, the license shows that it took place: by its policy, or by a later
-/// change that took place itself or began from there. Of one that is not settled here, that would
-/// be another payment's doing.
+/// change that began from there, or that is itself paid, or free of charge and due. Of one that is
+/// not settled here, that would be another payment's doing.
 const TIER_CHANGE_IS_DONE: &str = "
 NOT EXISTS (
   SELECT 1
@@ -150,23 +150,15 @@ NOT EXISTS (
             WHERE later.license_id = change.license_id
               AND later.created_at > change.created_at
               AND (later.from_policy_id = change.to_policy_id
-                   OR later.invoice_id IS NULL
-                   OR paid.status = 'settled')))
+                   OR paid.status = 'settled'
+                   OR (later.invoice_id IS NULL
+                       AND unixepoch(later.effective_at) <= unixepoch()))))
 )";
-
-// Joined in this order, since there are far fewer of them than of settled invoices.
-const SETTLED_TIER_CHANGES: &str = "
-SELECT change.invoice_id
-  FROM main.tier_changes AS change
- CROSS JOIN main.invoices ON invoices.id = change.invoice_id
- WHERE invoices.status = 'settled'";
 
 /// The first cycle is the purchase itself.
 const IS_RENEWAL: &str = "
 EXISTS (SELECT 1 FROM main.subscription_invoices WHERE invoice_id = invoices.id AND cycle_number >= 2)";
 
-/// A later cycle shows that a settled one was counted; so does a second row of the same, which the
-/// service adds then.
 const RENEWAL_IS_DONE: &str = "
 invoices.status = 'settled' AND NOT EXISTS (
   SELECT 1
@@ -175,20 +167,21 @@ invoices.status = 'settled' AND NOT EXISTS (
    WHERE cycle.invoice_id = invoices.id
      AND cycle.cycle_number >= 2
      AND subscriptions.status IN ('past_due', 'lapsed')
-     AND NOT EXISTS (
-           SELECT 1 FROM main.subscription_invoices AS other
-            WHERE other.subscription_id = cycle.subscription_id
-              AND other.id <> cycle.id
-              AND (other.cycle_number > cycle.cycle_number
-                   OR other.invoice_id = cycle.invoice_id))
 )";
 
-const RENEWALS_OF_WHAT_IS_NOT_ACTIVE: &str = "
-SELECT cycle.invoice_id
+// Each begins with what is soon sifted: there may be many settled invoices.
+const SETTLED_TIER_CHANGES: &str = "
+SELECT change.invoice_id, change.created_at
+  FROM main.tier_changes AS change
+ CROSS JOIN main.invoices ON invoices.id = change.invoice_id
+ WHERE invoices.status = 'settled'";
+
+const RENEWALS_OF_WHAT_IS_PAST_DUE: &str = "
+SELECT cycle.invoice_id, invoices.created_at
   FROM main.subscriptions
  CROSS JOIN main.subscription_invoices AS cycle ON cycle.subscription_id = subscriptions.id
  CROSS JOIN main.invoices ON invoices.id = cycle.invoice_id
- WHERE subscriptions.status IN ('past_due', 'lapsed')
+ WHERE subscriptions.status = 'past_due'
    AND cycle.cycle_number >= 2
    AND invoices.status = 'settled'";
 
