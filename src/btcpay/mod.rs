@@ -122,7 +122,7 @@ pub struct Shown {
 }
 
 impl Btcpay {
-    /// Makes no request.
+    /// What asks about the invoices of `store`. Makes no request.
     ///
     /// # Errors
     ///

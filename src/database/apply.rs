@@ -9,7 +9,7 @@ use rusqlite::{
 use serde_json::json;
 use uuid::Uuid;
 
-use super::beyond::{AlsoOwed, Beyond, Settled};
+use super::beyond::{AlsoOwed, Beyond};
 use super::invoice_row::read_invoice;
 use super::new_license::NewLicense;
 use super::row::{column_value, execute_one};
@@ -65,6 +65,7 @@ pub struct Writing<'database> {
     path: &'database Path,
     beyond: &'database Beyond,
     clock: Clock,
+    now_text: String,
 }
 
 impl Database {
@@ -88,6 +89,10 @@ impl Database {
     fn begin_at(&mut self, now: i64) -> anyhow::Result<Writing<'_>> {
         wait_for_locks(&self.connection, self.deadline)
             .map_err(|error| in_words(error, "begin writing to", &self.path))?;
+        let clock = Clock {
+            now,
+            with_offset: self.beyond.writes_times_with_offset(),
+        };
         let behavior = match self.access {
             Access::Read => TransactionBehavior::Deferred,
             Access::Write => TransactionBehavior::Immediate,
@@ -100,10 +105,10 @@ impl Database {
             access: self.access,
             path: &self.path,
             beyond: &self.beyond,
-            clock: Clock {
-                now,
-                with_offset: self.beyond.writes_times_with_offset(),
-            },
+            clock,
+            now_text: clock
+                .text_after(0)
+                .context("the system's clock is outside the calendar")?,
         })
     }
 }
@@ -150,9 +155,9 @@ impl Writing<'_> {
             tip: owed.beyond.tip.clone(),
         };
         if self.access == Access::Write {
-            let (beyond, clock) = (self.beyond, self.clock);
+            let beyond = self.beyond;
             let savepoint = self.transaction.savepoint()?;
-            write_all(&savepoint, beyond, invoice, &owed, &applied, clock)?;
+            write_all(&savepoint, beyond, invoice, &owed, &applied, &self.now_text)?;
             savepoint.commit()?;
         }
         Ok(applied)
@@ -177,10 +182,13 @@ impl Writing<'_> {
                         self.redemption(invoice, RedemptionMoved::Redeemed, slots)
                     })
                     .transpose()?;
-                let settled = settled(invoice, license.as_ref(), redemption.as_ref());
-                let beyond = self
-                    .beyond
-                    .also_owed(&self.transaction, &settled, self.clock)?;
+                let beyond = self.beyond.also_owed(
+                    &self.transaction,
+                    invoice,
+                    license.as_ref(),
+                    redemption.as_ref().map(|owed| owed.id.as_str()),
+                    self.clock,
+                )?;
                 Ok(Owed {
                     to: LocalStatus::Settled,
                     license,
@@ -323,18 +331,6 @@ struct Owed {
     beyond: AlsoOwed,
 }
 
-fn settled<'a>(
-    invoice: &'a Invoice,
-    license: Option<&'a NewLicense>,
-    redemption: Option<&'a OwedRedemption>,
-) -> Settled<'a> {
-    Settled {
-        invoice,
-        license,
-        redemption_id: redemption.map(|redemption| redemption.id.as_str()),
-    }
-}
-
 struct OwedRedemption {
     id: String,
     moved: RedemptionMoved,
@@ -390,9 +386,8 @@ fn write_all(
     invoice: &Invoice,
     owed: &Owed,
     applied: &Applied,
-    clock: Clock,
+    now: &str,
 ) -> anyhow::Result<()> {
-    let now = clock.now_text()?;
     let write = |what: &str, sql: &str, params: &[(&str, &dyn ToSql)]| {
         execute_one(savepoint, what, sql, params)
     };
@@ -480,8 +475,8 @@ fn write_all(
         )?;
     }
     if let (LocalStatus::Settled, Some(license_id)) = (owed.to, &applied.license_id) {
-        let settled = settled(invoice, owed.license.as_ref(), owed.redemption.as_ref());
-        beyond.write(savepoint, &owed.beyond, &settled, license_id, clock)?;
+        let license = owed.license.as_ref();
+        beyond.write(savepoint, &owed.beyond, invoice, license, license_id, now)?;
     }
     Ok(())
 }

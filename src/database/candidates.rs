@@ -173,11 +173,13 @@ enum Candidate {
 }
 
 fn read_candidate(row: &Row, recheck: bool) -> Result<Candidate> {
-    let invoice = match (read_invoice(row), column_value(row, "is_ours")?) {
-        (Ok(free), _) if free.btcpay_id.is_of_a_free_sale() => free,
-        (_, false) => return Ok(Candidate::OfAnotherProvider),
-        (invoice, true) => invoice?,
-    };
+    let is_ours: bool = column_value(row, "is_ours")?;
+    let invoice = read_invoice(row);
+    let is_free = matches!(&invoice, Ok(invoice) if invoice.btcpay_id.is_of_a_free_sale());
+    if !is_ours && !is_free {
+        return Ok(Candidate::OfAnotherProvider);
+    }
+    let invoice = invoice?;
     let untouched_matters = match invoice.status {
         LocalStatus::Pending => false,
         LocalStatus::Settled => true,
@@ -187,7 +189,7 @@ fn read_candidate(row: &Row, recheck: bool) -> Result<Candidate> {
         readable_time(row, "updated_at", "updated_seconds")?;
     }
     Ok(match (invoice.status, invoice.purpose) {
-        _ if invoice.btcpay_id.is_of_a_free_sale() => free(invoice)?,
+        _ if is_free => free(invoice)?,
         (
             LocalStatus::Settled,
             Purpose::TierChange(ByService::Done) | Purpose::Renewal(ByService::Done),

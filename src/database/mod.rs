@@ -229,11 +229,6 @@ struct Clock {
 }
 
 impl Clock {
-    fn now_text(self) -> Result<String> {
-        self.text_after(0)
-            .context("the system's clock is outside the calendar")
-    }
-
     fn text_after_days(self, days: i64) -> Option<String> {
         self.text_after(days.checked_mul(86_400)?)
     }

@@ -78,8 +78,7 @@ const PRODUCTS_POLICY: &str = concat!(
 pub const QUERIES: [&str; 3] = [SALE, POLICY, PRODUCTS_POLICY];
 
 impl NewLicense {
-    /// Issued now, on the terms of the invoice's own policy, else of its
-    /// product's default.
+    /// Issued now, on the terms of the invoice's own policy, else of its product's default.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ mod server;
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use rusqlite::{Connection, params};
@@ -183,15 +183,11 @@ impl Shop {
         let ways = WAYS.into_iter().filter(|_| !store.is_on_loopback());
         ways.filter_map(|name| Some((name, env::var(name).ok()?)))
             .fold(Run::bare(), |run, (name, value)| run.env(name, &value))
-            .option("--database", path_text(&self.database()))
+            .option("--database", self.database().to_str().unwrap())
             .option("--btcpay-url", &store.url)
             .option("--store-id", &store.id)
             .env("BTCPAY_API_KEY", key)
     }
-}
-
-fn path_text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// The whole of the main job, against whatever server the store is of.

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use super::row::execute_one;
 use crate::invoice::BtcpayInvoiceId;
 
-pub use owed::{AlsoOwed, Settled};
+pub use owed::AlsoOwed;
 pub use providers::NoProvider;
 
 /// Which of it a database has.

@@ -12,15 +12,6 @@ use crate::database::new_license::NewLicense;
 use crate::database::row::{column_value, one};
 use crate::invoice::{Invoice, LicenseId, Tip};
 
-/// An invoice on its way to be settled.
-pub struct Settled<'a> {
-    pub invoice: &'a Invoice,
-    /// If one is issued.
-    pub license: Option<&'a NewLicense>,
-    /// The id of the redemption that is redeemed, if one is.
-    pub redemption_id: Option<&'a str>,
-}
-
 /// All of it, read and checked.
 #[derive(Default)]
 pub struct AlsoOwed {
@@ -34,6 +25,7 @@ pub struct AlsoOwed {
 
 struct Subscription {
     policy_id: String,
+    product_id: String,
     period_days: i64,
     listed_currency: String,
     listed_value: i64,
@@ -78,8 +70,8 @@ const LICENSE_ISSUED: &str = "license.issued";
 const CODE_REDEEMED: &str = "code.redeemed";
 
 impl Beyond {
-    /// Reads what is owed beyond the contract when `settled` is; nothing in a database without
-    /// anything beyond.
+    /// Reads what is owed beyond the contract when `invoice` is settled, `license` issued, and the
+    /// redemption of this id redeemed; nothing in a database without anything beyond.
     ///
     /// # Errors
     ///
@@ -87,22 +79,23 @@ impl Beyond {
     pub fn also_owed(
         &self,
         connection: &Connection,
-        settled: &Settled,
+        invoice: &Invoice,
+        license: Option<&NewLicense>,
+        redemption_id: Option<&str>,
         clock: Clock,
     ) -> Result<AlsoOwed> {
         let mut owed = AlsoOwed::default();
         if !self.is_keysats {
             return Ok(owed);
         }
-        if let Some(license) = settled.license {
+        if let Some(license) = license {
             owed.told_of_license = self.endpoints(connection, LICENSE_ISSUED)?;
             if let Some(policy_id) = &license.terms.policy_id {
-                owed.subscription =
-                    self.subscription(connection, settled.invoice, policy_id, clock)?;
-                owed.tip = self.tip(connection, settled.invoice, policy_id)?;
+                owed.subscription = self.subscription(connection, invoice, policy_id, clock)?;
+                owed.tip = self.tip(connection, invoice, policy_id)?;
             }
         }
-        if let Some(id) = settled.redemption_id {
+        if let Some(id) = redemption_id {
             owed.told_of_redemption = self.endpoints(connection, CODE_REDEEMED)?;
             owed.redeemed = one(connection, REDEEMED, &[id], read_redeemed)
                 .context("its redemption cannot be used")?;
@@ -139,6 +132,7 @@ impl Beyond {
         };
         let sql = format!(
             "SELECT policies.id AS policy_id,
+                    invoices.product_id,
                     max(coalesce(policies.renewal_period_days, 1), 1) AS period_days,
                     (SELECT trial_days FROM policies_beyond WHERE policy_id = ?2) AS trial_days,
                     {listed_currency},
@@ -168,6 +162,7 @@ impl Beyond {
             let first_cycle_days = trial_days.unwrap_or(period_days);
             Ok(Subscription {
                 policy_id: column_value(row, "policy_id")?,
+                product_id: column_value(row, "product_id")?,
                 period_days,
                 listed_currency,
                 listed_value,
@@ -209,7 +204,7 @@ impl Beyond {
         Ok(tip.filter(|tip| tip.sats > 0))
     }
 
-    /// Writes it, with the license that the invoice has now.
+    /// Writes it, with the license that the invoice has now, whether that is the new one or not.
     ///
     /// # Errors
     ///
@@ -218,26 +213,20 @@ impl Beyond {
         &self,
         savepoint: &Savepoint,
         owed: &AlsoOwed,
-        settled: &Settled,
+        invoice: &Invoice,
+        license: Option<&NewLicense>,
         license_id: &LicenseId,
-        clock: Clock,
+        now: &str,
     ) -> Result<()> {
-        let now = clock.now_text()?;
-        if let Some(license) = settled.license {
-            let data = license_data(settled.invoice, license, license_id);
-            self.queue(
-                savepoint,
-                &owed.told_of_license,
-                LICENSE_ISSUED,
-                &data,
-                &now,
-            )?;
+        if let Some(license) = license {
+            let data = license_data(invoice, license, license_id);
+            self.queue(savepoint, &owed.told_of_license, LICENSE_ISSUED, &data, now)?;
         }
         if let Some(subscription) = &owed.subscription {
-            self.begin_subscription(savepoint, subscription, settled, license_id, &now)?;
+            self.begin_subscription(savepoint, subscription, invoice, license_id, now)?;
         }
         if let Some(redeemed) = &owed.redeemed {
-            let data = redeemed.data(settled.invoice, license_id);
+            let data = redeemed.data(invoice, license_id);
             self.insert(
                 savepoint,
                 "audit_log",
@@ -255,7 +244,7 @@ impl Beyond {
                 &owed.told_of_redemption,
                 CODE_REDEEMED,
                 &data,
-                &now,
+                now,
             )?;
         }
         Ok(())
@@ -293,11 +282,10 @@ impl Beyond {
         &self,
         savepoint: &Savepoint,
         subscription: &Subscription,
-        settled: &Settled,
+        invoice: &Invoice,
         license_id: &LicenseId,
         now: &str,
     ) -> Result<()> {
-        let product_id = settled.license.map(|license| &license.product_id);
         let id = new_id();
         self.insert(
             savepoint,
@@ -306,7 +294,7 @@ impl Beyond {
                 ("id", &id),
                 ("license_id", &license_id.0),
                 ("policy_id", &subscription.policy_id),
-                ("product_id", &product_id),
+                ("product_id", &subscription.product_id),
                 ("period_days", &subscription.period_days),
                 ("listed_currency", &subscription.listed_currency),
                 ("listed_value", &subscription.listed_value),
@@ -326,7 +314,7 @@ impl Beyond {
             &[
                 ("id", &new_id()),
                 ("subscription_id", &id),
-                ("invoice_id", &settled.invoice.id.0),
+                ("invoice_id", &invoice.id.0),
                 ("cycle_number", &1),
                 ("cycle_start_at", &now),
                 ("cycle_end_at", &subscription.next_renewal_at),
