@@ -83,7 +83,6 @@ fn the_script_sets_a_server_up_runs_the_smoke_test_and_takes_all_down() {
             "BASH_FUNC_docker%%",
             "() { echo \"$@\" >> \"$DOCKER_LOG\"; }",
         )
-        .env_remove("http_proxy")
         .env("DOCKER_LOG", &log)
         .env("REGTEST_URL", btcpay.url());
     let ran = Ran::of(script, 0);

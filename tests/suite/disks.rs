@@ -25,16 +25,9 @@ fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {
     for file in [shop.path(""), shop.database()] {
         chown(file, Some(NOBODY), Some(NOBODY)).unwrap();
     }
-    let command = run.command();
-    let mut as_nobody = Command::new(program);
+    let mut as_nobody = run.beside(program);
     as_nobody
-        .args(command.get_args())
-        .env_clear()
-        .envs(
-            command
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
+        .args(run.command().get_args())
         .uid(NOBODY)
         .gid(NOBODY);
     Ran::of(as_nobody, code)
@@ -91,8 +84,9 @@ fn a_disk_that_takes_no_more_leaves_the_database_as_it_was() {
     let before = shop.everything();
     let size = fs::metadata(shop.database()).unwrap().len();
     // No file may grow beyond what the database is now, a 512-byte block more or less.
-    let command = shop.reconcile().command();
-    let mut limited = Command::new("sh");
+    let run = shop.reconcile();
+    let mut limited = run.beside("sh");
+    let command = run.command();
     limited
         .arg("-c")
         .arg(format!(
@@ -100,13 +94,7 @@ fn a_disk_that_takes_no_more_leaves_the_database_as_it_was() {
             size / 512
         ))
         .arg(command.get_program())
-        .args(command.get_args())
-        .env_clear()
-        .envs(
-            command
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        );
+        .args(command.get_args());
     Ran::of(limited, 1)
         .prints(STOPPED)
         .warns("error: could not write to the database [..]: the disk [..]");

@@ -1,5 +1,6 @@
 //! The built program: how it is run, and what it printed.
 
+use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -33,6 +34,16 @@ impl Run {
 
     pub fn command(self) -> Command {
         self.command
+    }
+
+    /// Another program, to be started in the environment of this run.
+    pub fn beside(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let set = self.command.get_envs();
+        command
+            .env_clear()
+            .envs(set.filter_map(|(name, value)| Some((name, value?))));
+        command
     }
 
     #[track_caller]

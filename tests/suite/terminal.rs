@@ -14,12 +14,12 @@ use crate::shop::Shop;
 
 /// What a terminal is sent, when this run is started in one.
 fn in_a_terminal(run: Run, environment: &[(&str, &str)]) -> String {
+    let mut script = run.beside("script");
     let run = run.command();
     let words = [run.get_program()].into_iter().chain(run.get_args());
     let quoted: Vec<String> = words
         .map(|word| format!("'{}'", word.to_str().unwrap()))
         .collect();
-    let mut script = Command::new("script");
     script
         .args(["--quiet", "--return", "--command"])
         .arg(format!(
@@ -29,13 +29,6 @@ fn in_a_terminal(run: Run, environment: &[(&str, &str)]) -> String {
         .arg("/dev/null")
         .stdin(Stdio::null())
         .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .env_remove("CLICOLOR")
-        .env_remove("CLICOLOR_FORCE")
-        .envs(
-            run.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
         .envs(environment.iter().copied());
     Ran::of(script, 0).stdout
 }
