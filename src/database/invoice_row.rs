@@ -51,11 +51,13 @@ macro_rules! select_invoice {
                discount_redemptions.status      AS redemption_status,
                discount_redemptions.license_id  AS redemption_license_id,
                -- Tested for 'not before', so that an unreadable time leaves the doubt standing.
+               -- Few licenses have no invoice, and many may be of one product: the hint and the plus
+               -- say so, since an index of the service's on products would be taken else.
                CASE WHEN invoices.status = 'settled' AND licenses.id IS NULL THEN (
                  SELECT gift.id
                    FROM licenses AS gift
-                  WHERE likely(gift.invoice_id IS NULL)
-                    AND gift.product_id = invoices.product_id
+                  WHERE likelihood(gift.invoice_id IS NULL, 0.01)
+                    AND +gift.product_id = invoices.product_id
                     AND gift.buyer_email = invoices.buyer_email COLLATE NOCASE
                     AND (",
             unix_seconds!("gift.issued_at"), " < ", unix_seconds!("invoices.created_at"),

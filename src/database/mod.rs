@@ -255,12 +255,13 @@ mod tests {
         }
     }
 
-    /// The plan of `sql` in a database made from schema.sql.
-    fn plan(sql: &str) -> String {
+    /// The plan of `sql` in a database made from schema.sql and `indexes`.
+    fn plan(sql: &str, indexes: &str) -> String {
         let connection = Connection::open_in_memory().unwrap();
         connection
             .execute_batch(include_str!("../../schema.sql"))
             .unwrap();
+        connection.execute_batch(indexes).unwrap();
         let beyond = Beyond::look(&connection).unwrap();
         beyond.make_views(&connection, &store()).unwrap().unwrap();
         let mut statement = connection
@@ -332,7 +333,7 @@ mod tests {
             .chain(&new_license::QUERIES)
             .chain(&sale::QUERIES)
         {
-            let plan = plan(sql);
+            let plan = plan(sql, "");
             // The index of pending redemptions alone is meant to be read from end to end.
             let plan = plan.replace(
                 "SCAN discount_redemptions USING COVERING INDEX discount_redemptions_pending",
@@ -344,6 +345,26 @@ mod tests {
                 .replace("SCAN CONSTANT ROW", "");
             assert!(!plan.contains("SCAN"), "{sql}\n{plan}");
             assert!(!plan.contains("BLOOM FILTER"), "{sql}\n{plan}");
+        }
+    }
+
+    #[test]
+    fn a_license_by_hand_is_not_looked_for_among_all_of_its_product() {
+        for ours in ["", "DROP INDEX licenses_by_hand;"] {
+            let indexes = format!(
+                "{ours}
+                 CREATE INDEX of_product ON licenses (product_id);
+                 CREATE INDEX of_buyer ON licenses (buyer_email);"
+            );
+            for sql in candidates::QUERIES.iter().chain(&apply::QUERIES) {
+                let plan = plan(sql, &indexes);
+                for step in plan.lines().filter(|step| step.contains("gift")) {
+                    assert!(
+                        step.contains("(buyer_email=?)") || step.contains("(invoice_id=?)"),
+                        "{step}"
+                    );
+                }
+            }
         }
     }
 }
