@@ -1,5 +1,8 @@
 //! What is made of an answer: a decision, its writing, and its place in the report.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use log::info;
 use reqwest::Url;
@@ -8,6 +11,12 @@ use crate::database::{Applied, Database, WriteError, Writing};
 use crate::decide::{Attention, decide};
 use crate::invoice::{Answer, Invoice, Sale};
 use crate::report::Report;
+
+/// How long the service may be kept from writing: it gives up after seconds, and may lose a sale.
+const LONGEST_TRANSACTION: Duration = Duration::from_millis(500);
+
+/// Enough for whoever waits for the lock: SQLite tries again every 100 ms at least.
+const OTHERS_MOMENT: Duration = Duration::from_millis(150);
 
 /// Where answers become writes, and both become the report.
 pub struct Reconciling<'run> {
@@ -28,8 +37,8 @@ enum Outcome {
 }
 
 impl Reconciling<'_> {
-    /// Brings these invoices into agreement with what BTCPay Server says of them, in one
-    /// transaction, which is over when this returns.
+    /// Brings these invoices into agreement with what BTCPay Server says of them. No transaction is
+    /// open when this returns.
     ///
     /// # Errors
     ///
@@ -54,43 +63,54 @@ impl Reconciling<'_> {
         self.write(to_change)
     }
 
-    /// All in one transaction; where that is refused as a whole, each in its own.
+    /// In one transaction, or in several where that takes long; where one is refused as a whole,
+    /// each invoice in its own.
     fn write(&mut self, mut to_change: Vec<(Invoice, Answer)>) -> Result<()> {
-        let error = match self.write_together(&to_change) {
-            Ok(outcomes) => {
-                for ((invoice, _), outcome) in to_change.into_iter().zip(outcomes) {
-                    self.tell(invoice, outcome);
+        while !to_change.is_empty() {
+            match self.write_together(&to_change) {
+                Ok(outcomes) => {
+                    let left = to_change.split_off(outcomes.len());
+                    for ((invoice, _), outcome) in to_change.into_iter().zip(outcomes) {
+                        self.tell(invoice, outcome);
+                    }
+                    to_change = left;
+                    if !to_change.is_empty() {
+                        thread::sleep(OTHERS_MOMENT);
+                    }
                 }
-                return Ok(());
+                Err(WriteError::Database(error)) => return Err(error),
+                Err(WriteError::Invoice(error) | WriteError::Transaction(error)) => {
+                    if to_change.len() > 1 {
+                        return to_change
+                            .into_iter()
+                            .try_for_each(|one| self.write(vec![one]));
+                    }
+                    if let Some((invoice, _)) = to_change.pop() {
+                        self.tell(invoice, Outcome::Failed(error));
+                    }
+                }
             }
-            Err(WriteError::Database(error)) => return Err(error),
-            Err(WriteError::Invoice(error) | WriteError::Transaction(error)) => error,
-        };
-        if to_change.len() > 1 {
-            return to_change
-                .into_iter()
-                .try_for_each(|one| self.write(vec![one]));
-        }
-        if let Some((invoice, _)) = to_change.pop() {
-            self.tell(invoice, Outcome::Failed(error));
         }
         Ok(())
     }
 
+    /// The first of them at least, and as many as [`LONGEST_TRANSACTION`] lets in.
     fn write_together(
         &mut self,
         to_change: &[(Invoice, Answer)],
     ) -> Result<Vec<Outcome>, WriteError> {
         let mut writing = self.database.begin(self.now)?;
-        let outcomes = to_change
-            .iter()
-            .map(
-                |(listed, answer)| match write_one(&mut writing, listed, answer) {
-                    Err(WriteError::Invoice(error)) => Ok(Outcome::Failed(error)),
-                    other => other,
-                },
-            )
-            .collect::<Result<_, _>>()?;
+        let began = Instant::now();
+        let mut outcomes = Vec::new();
+        for (listed, answer) in to_change {
+            outcomes.push(match write_one(&mut writing, listed, answer) {
+                Err(WriteError::Invoice(error)) => Outcome::Failed(error),
+                other => other?,
+            });
+            if began.elapsed() > LONGEST_TRANSACTION {
+                break;
+            }
+        }
         writing.commit()?;
         Ok(outcomes)
     }

@@ -115,3 +115,39 @@ fn a_lock_of_the_services_is_waited_for() {
     holder.join().unwrap();
     assert_eq!(shop.state("a"), "settled, licensed");
 }
+
+#[test]
+fn a_slow_database_is_left_to_the_service_in_between() {
+    let shop = Shop::open();
+    shop.sql(
+        "PRAGMA journal_mode = wal;
+         CREATE TRIGGER slow AFTER INSERT ON licenses BEGIN
+           INSERT INTO audit_log (actor_kind, action, target_id)
+           WITH RECURSIVE numbers (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM numbers WHERE n < 700000)
+           SELECT 'service', 'counted', max(n) FROM numbers;
+         END",
+    );
+    const SALES: i64 = 20;
+    shop.many_sales(SALES, |_| "Settled");
+    let mut service = shop.connection();
+    service
+        .busy_timeout(std::time::Duration::from_secs(60))
+        .unwrap();
+    let settled = |service: &Connection| -> i64 {
+        let sql = "SELECT count(*) FROM invoices WHERE status = 'settled'";
+        service.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let service = std::thread::spawn(move || {
+        while settled(&service) == 0 {
+            std::thread::yield_now();
+        }
+        let lock = service
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .unwrap();
+        settled(&lock)
+    });
+    shop.reconcile().exits(0);
+    let settled_before = service.join().unwrap();
+    assert!(settled_before < SALES, "{settled_before}");
+    assert_eq!(shop.statuses(), format!("{SALES} settled"));
+}
