@@ -142,16 +142,11 @@ fn what_the_service_has_done_is_not_asked_about_again() {
         ),
         (
             Shop::is_a_tier_change,
-            "INSERT INTO audit_log (actor_kind, action, target_kind, target_id, occurred_at)
-             VALUES ('system', 'subscription.upgrade.applied', 'subscription', 'change', '2026-11-24T00:00:00+00:00')",
+            &applied("change"),
         ),
         (
             Shop::is_a_tier_change,
-            "INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
-                                       effective_at, actor, created_at)
-             SELECT 'later', license_id, to_policy_id, from_policy_id, 'downgrade', 'SAT',
-                    effective_at, actor, strftime('%Y-%m-%dT%H:%M:%f000000+00:00')
-               FROM tier_changes",
+            &later_change("plus", "pro-default", "NULL"),
         ),
         (
             Shop::is_a_renewal,
@@ -183,14 +178,39 @@ fn what_the_service_has_done_is_not_asked_about_again() {
 }
 
 /// Another change of the same license's tier, made after the first.
-fn later_change(from: &str, invoice_id: &str) -> String {
+fn later_change(from: &str, to: &str, invoice_id: &str) -> String {
     format!(
         "INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
                                    invoice_id, effective_at, actor, created_at)
-         SELECT 'later', license_id, '{from}', 'plus', 'upgrade', 'SAT', {invoice_id}, effective_at, actor,
+         SELECT 'later', license_id, '{from}', '{to}', 'upgrade', 'SAT', {invoice_id}, effective_at, actor,
                 strftime('%Y-%m-%dT%H:%M:%f000000+00:00')
            FROM tier_changes"
     )
+}
+
+/// The service's note that a change took place.
+fn applied(change: &str) -> String {
+    format!(
+        "INSERT INTO audit_log (actor_kind, action, target_kind, target_id, occurred_at)
+         VALUES ('system', 'subscription.upgrade.applied', 'subscription', '{change}', '2026-11-24T00:00:00+00:00')"
+    )
+}
+
+impl Shop {
+    /// Which invoices are told to be paid changes that did not take place.
+    #[track_caller]
+    fn tells_of_paid_changes(&self, invoices: &[&str]) {
+        let report = self.reconcile().json(0);
+        let attention = report["attention"].as_array().unwrap().iter();
+        let mut told: Vec<&str> = attention
+            .map(|attention| {
+                assert_eq!(attention["reason"], "tier_change_paid");
+                attention["invoice_id"].as_str().unwrap()
+            })
+            .collect();
+        told.sort_unstable();
+        assert_eq!(told, invoices);
+    }
 }
 
 #[test]
@@ -199,33 +219,73 @@ fn a_later_attempt_does_not_hide_that_the_first_was_paid_in_vain() {
     shop.sale("a").here("settled").made();
     shop.sale("again").there("New").made();
     shop.is_a_tier_change("a");
-    shop.sql(&later_change("pro-default", "'again'"));
-    let report = shop.reconcile().json(0);
-    assert_eq!(report["attention"][0]["invoice_id"], "a");
-    assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
-    shop.sql(
-        "UPDATE tier_changes SET invoice_id = NULL, effective_at = '2100-01-01T00:00:00+00:00' WHERE id = 'later'",
-    );
-    let report = shop.reconcile().json(0);
-    assert_eq!(report["attention"][0]["invoice_id"], "a");
+    shop.sql(&later_change("pro-default", "plus", "'again'"));
+    shop.tells_of_paid_changes(&["a"]);
+    shop.sql("UPDATE tier_changes SET invoice_id = NULL WHERE id = 'later'");
+    shop.tells_of_paid_changes(&["a"]);
     for it_went_on in [
         "UPDATE tier_changes SET from_policy_id = 'plus' WHERE id = 'later'",
-        "UPDATE tier_changes SET from_policy_id = 'pro-default', effective_at = created_at WHERE id = 'later'",
-        "UPDATE invoices SET status = 'settled' WHERE id = 'again';
-         INSERT INTO audit_log (actor_kind, action, target_id, occurred_at)
-         VALUES ('system', 'subscription.upgrade.applied', 'later', datetime());
-         UPDATE tier_changes SET invoice_id = 'again' WHERE id = 'later'",
+        "UPDATE tier_changes SET from_policy_id = 'pro-default', actor = 'admin' WHERE id = 'later'",
     ] {
         shop.sql(it_went_on);
-        shop.reconcile().exits(0).says_nothing();
+        shop.tells_of_paid_changes(&[]);
     }
+    for it_did_not in [
+        "UPDATE tier_changes SET invoice_id = 'again' WHERE id = 'later'",
+        "UPDATE tier_changes SET invoice_id = NULL, effective_at = '2100-01-01T00:00:00+00:00' WHERE id = 'later'",
+    ] {
+        shop.sql(it_did_not);
+        shop.tells_of_paid_changes(&["a"]);
+    }
+}
+
+#[test]
+fn two_changes_paid_in_vain_are_both_told() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").here("settled").made();
+    shop.sale("b").here("settled").made();
+    shop.is_a_tier_change("a");
+    shop.sql(&later_change("pro-default", "max", "'b'"));
+    shop.tells_of_paid_changes(&["a", "b"]);
+    shop.sql("UPDATE licenses SET policy_id = 'max'");
+    shop.tells_of_paid_changes(&["a"]);
+    shop.sql(&applied("change"));
+    shop.tells_of_paid_changes(&[]);
+}
+
+#[test]
+fn what_took_place_is_not_told_for_the_sake_of_others() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").there("New").made();
+    shop.sale("b").here("settled").made();
+    shop.sale("c").here("settled").licensed().made();
+    shop.is_a_tier_change("a");
+    shop.sql(&later_change("pro-default", "plus", "'b'"));
+    shop.sql("UPDATE licenses SET policy_id = 'plus' WHERE id = 'old'");
+    shop.tells_of_paid_changes(&[]);
+    shop.sql("UPDATE tier_changes SET license_id = 'lic-c', invoice_id = NULL WHERE id = 'change'");
+    shop.sql(&applied("change"));
+    shop.tells_of_paid_changes(&[]);
+}
+
+#[test]
+fn a_change_paid_twice_is_told_once() {
+    let shop = Shop::of_keysat();
+    shop.sale("a").here("settled").made();
+    shop.sale("b").here("settled").made();
+    shop.is_a_tier_change("a");
+    shop.sql(&later_change("pro-default", "plus", "'b'"));
+    shop.sql("UPDATE licenses SET policy_id = 'plus'");
+    shop.tells_of_paid_changes(&["b"]);
+    shop.sql(&applied("later"));
+    shop.tells_of_paid_changes(&["a"]);
 }
 
 #[test]
 fn what_another_payment_has_done_does_not_hide_that_a_pending_one_was_paid() {
     for by_another in [
         "UPDATE licenses SET policy_id = 'plus'".to_owned(),
-        later_change("plus", "NULL"),
+        later_change("plus", "plus", "NULL"),
     ] {
         let shop = Shop::of_keysat();
         shop.sale("a").made();

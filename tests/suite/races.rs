@@ -116,6 +116,8 @@ fn a_lock_of_the_services_is_waited_for() {
     assert_eq!(shop.state("a"), "settled, licensed");
 }
 
+const SALES: i64 = 20;
+
 #[test]
 fn a_slow_database_is_left_to_the_service_in_between() {
     let shop = Shop::open();
@@ -127,11 +129,10 @@ fn a_slow_database_is_left_to_the_service_in_between() {
            SELECT 'service', 'counted', max(n) FROM numbers;
          END",
     );
-    const SALES: i64 = 20;
     shop.many_sales(SALES, |_| "Settled");
     let mut service = shop.connection();
     service
-        .busy_timeout(std::time::Duration::from_secs(60))
+        .busy_timeout(std::time::Duration::from_mins(1))
         .unwrap();
     let settled = |service: &Connection| -> i64 {
         let sql = "SELECT count(*) FROM invoices WHERE status = 'settled'";

@@ -11,6 +11,7 @@ const TIER_CHANGES: Table = (
         "to_policy_id",
         "invoice_id",
         "effective_at",
+        "actor",
         "created_at",
     ],
 );

@@ -129,30 +129,44 @@ const PROVIDER_OF_SUBSCRIPTION: &str = "
 const IS_TIER_CHANGE: &str = "
 EXISTS (SELECT 1 FROM main.tier_changes WHERE invoice_id = invoices.id)";
 
-/// Of one that is settled here, the license shows that it took place: by its policy, or by a later
-/// change that began from there, or that is itself paid, or free of charge and due. Of one that is
-/// not settled here, that would be another payment's doing.
+/// The service notes that a change took place. Where it did not, and the invoice is settled here,
+/// the license shows it: it has the new policy, or went on from there, and no other change to the
+/// same policy is the reason of that, so that who paid twice is told of too. Or the operator has
+/// given the license another policy since, free of charge.
 const TIER_CHANGE_IS_DONE: &str = "
 NOT EXISTS (
   SELECT 1
     FROM main.tier_changes AS change
    WHERE change.invoice_id = invoices.id
-     AND NOT EXISTS (
-           SELECT 1 FROM main.audit_log
-            WHERE action = 'subscription.upgrade.applied' AND target_id = change.id)
+     AND change.id NOT IN (
+           SELECT target_id FROM main.audit_log
+            WHERE action = 'subscription.upgrade.applied' AND target_id IS NOT NULL)
+     AND NOT (invoices.status = 'settled'
+              AND (EXISTS (
+                     SELECT 1 FROM main.licenses
+                      WHERE id = change.license_id AND policy_id = change.to_policy_id)
+                   OR EXISTS (
+                     SELECT 1 FROM main.tier_changes AS later
+                      WHERE later.license_id = change.license_id
+                        AND later.created_at > change.created_at
+                        AND later.from_policy_id = change.to_policy_id))
+              AND NOT EXISTS (
+                     SELECT 1
+                       FROM main.tier_changes AS other
+                       LEFT JOIN main.invoices AS paid ON paid.id = other.invoice_id
+                      WHERE other.license_id = change.license_id
+                        AND other.to_policy_id = change.to_policy_id
+                        AND (other.created_at < change.created_at AND paid.status = 'settled'
+                             OR other.id IN (
+                                  SELECT target_id FROM main.audit_log
+                                   WHERE action = 'subscription.upgrade.applied'))))
      AND NOT (invoices.status = 'settled' AND EXISTS (
-           SELECT 1 FROM main.licenses
-            WHERE id = change.license_id AND policy_id = change.to_policy_id))
-     AND NOT (invoices.status = 'settled' AND EXISTS (
-           SELECT 1
-             FROM main.tier_changes AS later
-             LEFT JOIN main.invoices AS paid ON paid.id = later.invoice_id
+           SELECT 1 FROM main.tier_changes AS later
             WHERE later.license_id = change.license_id
               AND later.created_at > change.created_at
-              AND (later.from_policy_id = change.to_policy_id
-                   OR paid.status = 'settled'
-                   OR (later.invoice_id IS NULL
-                       AND unixepoch(later.effective_at) <= unixepoch()))))
+              AND later.actor = 'admin'
+              AND later.invoice_id IS NULL
+              AND unixepoch(later.effective_at) <= unixepoch()))
 )";
 
 /// The first cycle is the purchase itself.
