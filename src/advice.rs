@@ -5,7 +5,7 @@ use std::fmt;
 use reqwest::Url;
 
 use crate::decide::Attention;
-use crate::invoice::{BtcpayInvoiceId, Invoice, Money, Purpose};
+use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, Money, Purpose};
 
 /// The reason's word, and what happened to `invoice` with what to do about it. `btcpay_url` is where
 /// the merchant looks it up.
@@ -21,15 +21,15 @@ pub fn in_words(
             "paid_late",
             format!(
                 "{} arrived after it expired. To accept the sale, mark it settled in BTCPay and \
-                 {what_follows}; else refund the buyer: {page}",
+                 {what_follows}; else refund the buyer and mark it invalid: {page}",
                 Paid(money)
             ),
         ),
         Attention::PaidPartial(money) => (
             "paid_partial",
             format!(
-                "{} arrived of {} before it expired. Refund the buyer, or accept it: mark it \
-                 settled in BTCPay and {what_follows}: {page}",
+                "{} arrived of {} before it expired. Refund the buyer and mark it invalid in BTCPay; \
+                 or accept it: mark it settled and {what_follows}: {page}",
                 Paid(money),
                 Amount(money)
             ),
@@ -62,10 +62,9 @@ pub fn in_words(
             "license_by_hand",
             format!(
                 "settled without a license, but license {license_id} was issued by hand since, \
-                 for the same product and buyer; nothing was done. If it is for this sale, tie it: \
-                 UPDATE licenses SET invoice_id = '{}' WHERE id = '{}'; if not, issue one: {page}",
-                quoted(&invoice.id.0),
-                quoted(&license_id.0)
+                 for the same product and buyer; nothing was done. If it is for this sale and still \
+                 good, tie it: {}; if not, issue another and tie that: {page}",
+                tie(&invoice.id, &license_id.0)
             ),
         ),
         Attention::LicenseDeleted => (
@@ -73,21 +72,24 @@ pub fn in_words(
             format!(
                 "settled without a license, but since it was made a policy was deleted by force, \
                  with its licenses; nothing was done. If the buyer is still owed one, issue it by \
-                 hand: {page}"
+                 hand and tie it: {}: {page}",
+                tie(&invoice.id, "ITS-ID")
             ),
         ),
         Attention::TierChangePaid => (
             "tier_change_paid",
             format!(
                 "the buyer has paid for another tier, and the service, which alone can give it, has \
-                 not done so for this payment; nothing was done. {SEND_AGAIN}: {page}"
+                 not done so for this payment; nothing was done. {}, or refund the buyer: {page}",
+                send_again(invoice)
             ),
         ),
         Attention::RenewalPaid => (
             "renewal_paid",
             format!(
                 "the buyer has paid to renew a subscription, and the service, which alone can do so, \
-                 has not renewed it; nothing was done. {SEND_AGAIN}: {page}"
+                 has not renewed it; nothing was done. {}: {page}",
+                send_again(invoice)
             ),
         ),
         Attention::TipNotSent(tip) => (
@@ -101,8 +103,29 @@ pub fn in_words(
     }
 }
 
-const SEND_AGAIN: &str = "Redeliver the invoice's InvoiceSettled webhook in BTCPay; if that does not help, do it by hand \
-     in the service";
+/// How the service is brought to do what it alone can do, or what a person does in its stead.
+fn send_again(invoice: &Invoice) -> String {
+    let and_note_it = match invoice.status {
+        LocalStatus::Settled => String::new(),
+        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => format!(
+            " and note it (UPDATE invoices SET status = 'settled' WHERE id = '{}')",
+            quoted(&invoice.id.0)
+        ),
+    };
+    format!(
+        "Redeliver the invoice's InvoiceSettled webhook in BTCPay; if that does not help, do it by \
+         hand in the service{and_note_it}"
+    )
+}
+
+/// SQL that makes a license the invoice's.
+fn tie(invoice_id: &InvoiceId, license_id: &str) -> String {
+    format!(
+        "UPDATE licenses SET invoice_id = '{}' WHERE id = '{}'",
+        quoted(&invoice_id.0),
+        quoted(license_id)
+    )
+}
 
 /// What becomes of an invoice that the merchant marks settled.
 fn what_follows(purpose: Purpose) -> &'static str {

@@ -114,9 +114,13 @@ fn recheck_tells_of_closed_invoices_too_and_changes_nothing() {
     shop.reconcile().exits(0).says_nothing();
     shop.reconcile().flag("--recheck").exits(0).warns(
         "warning: invoice late: paid_late: 0.00021 BTC arrived after it expired. To accept the sale, \
-         mark it settled in BTCPay and the next --recheck issues the license; else refund the buyer: [..]",
+         mark it settled in BTCPay and the next --recheck issues the license; else refund the buyer and mark it invalid: [..]",
     );
     assert_eq!(shop.everything(), before);
+
+    shop.btcpay.mark("btc-late", "Invalid");
+    shop.reconcile().flag("--recheck").exits(0).says_nothing();
+    assert_eq!(shop.everything(), before, "it is told no more");
 
     shop.btcpay.mark("btc-late", "Settled");
     shop.reconcile().flag("--recheck").exits(0).warns("");

@@ -85,6 +85,31 @@ fn what_is_no_purchase_is_told_when_it_is_paid_and_never_touched() {
 }
 
 #[test]
+fn what_a_person_did_in_the_services_stead_is_told_no_more() {
+    for (makes, by_hand) in [
+        (
+            Shop::is_a_tier_change as Makes,
+            "UPDATE licenses SET policy_id = 'plus'",
+        ),
+        (
+            Shop::is_a_renewal,
+            "UPDATE subscriptions SET status = 'active'",
+        ),
+    ] {
+        let shop = Shop::of_keysat();
+        shop.sale("a").made();
+        makes(&shop, "a");
+        shop.sql(by_hand);
+        let warning = shop.reconcile().exits(0).stderr;
+        let (_, advice) = warning.split_once("note it (").unwrap();
+        let (sql, _) = advice.split_once(')').unwrap();
+        shop.sql(sql);
+        shop.sql(&format!("UPDATE invoices SET updated_at = {AN_HOUR_AGO}"));
+        shop.reconcile().exits(0).says_nothing();
+    }
+}
+
+#[test]
 fn a_renewal_that_is_paid_before_it_is_due_is_told_too() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
@@ -620,7 +645,7 @@ fn an_archived_policy_is_no_fallback_but_the_invoices_own_counts() {
 }
 
 #[test]
-fn a_tip_is_named_once_and_left_to_be_sent() {
+fn a_tip_is_named_once_noted_and_left_to_be_sent() {
     let shop = Shop::of_keysat();
     shop.sql("UPDATE policies SET tip_recipient = 'artist@getalby.com', tip_pct_bps = 250");
     shop.sale("a").made();
@@ -637,6 +662,10 @@ fn a_tip_is_named_once_and_left_to_be_sent() {
         "{detail}"
     );
     shop.reconcile().flag("--recheck").exits(0).says_nothing();
+    let noted = "SELECT details_json ->> 'invoice_id', details_json ->> 'recipient', details_json ->> 'sats',
+                        target_id = (SELECT id FROM licenses WHERE invoice_id = 'a')
+                   FROM audit_log WHERE action = 'tip.not_sent'";
+    assert_eq!(shop.query(noted), "a|artist@getalby.com|525|1");
 }
 
 #[test]

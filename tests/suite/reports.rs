@@ -75,7 +75,7 @@ fn a_dry_run_shows_what_needs_a_person_with_the_sale_and_the_next_step() {
          http://127.0.0.1:[..]/invoices/btc-doubt
          late@example.com   Pro      21,000 sats  1 h  late
          paid late: 0.00021 BTC arrived after it expired. To accept the sale, mark it settled in BTCPay
-         and the next --recheck issues the license; else refund the buyer:
+         and the next --recheck issues the license; else refund the buyer and mark it invalid:
          http://127.0.0.1:[..]/invoices/btc-late
 
          {TIME} dry run: 2 checked, 1 changed, 2 need attention, 0 failed, [..]"

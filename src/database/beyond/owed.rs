@@ -225,20 +225,19 @@ impl Beyond {
         if let Some(subscription) = &owed.subscription {
             self.begin_subscription(savepoint, subscription, invoice, license_id, now)?;
         }
+        if let Some(tip) = &owed.tip {
+            let details = json!({
+                "invoice_id": invoice.id,
+                "recipient": tip.recipient,
+                "sats": tip.sats,
+            });
+            let note = ["reconcile", "tip.not_sent", "license", &license_id.0];
+            self.audit(savepoint, note, &details, now)?;
+        }
         if let Some(redeemed) = &owed.redeemed {
             let data = redeemed.data(invoice, license_id);
-            self.insert(
-                savepoint,
-                "audit_log",
-                &[
-                    ("actor_kind", &"system"),
-                    ("action", &CODE_REDEEMED),
-                    ("target_kind", &"discount_code"),
-                    ("target_id", &redeemed.code_id),
-                    ("details_json", &data.to_string()),
-                    ("occurred_at", &now),
-                ],
-            )?;
+            let note = ["system", CODE_REDEEMED, "discount_code", &redeemed.code_id];
+            self.audit(savepoint, note, &data, now)?;
             self.queue(
                 savepoint,
                 &owed.told_of_redemption,
@@ -248,6 +247,27 @@ impl Beyond {
             )?;
         }
         Ok(())
+    }
+
+    fn audit(
+        &self,
+        savepoint: &Savepoint,
+        [actor_kind, action, target_kind, target_id]: [&str; 4],
+        details: &Value,
+        now: &str,
+    ) -> Result<()> {
+        self.insert(
+            savepoint,
+            "audit_log",
+            &[
+                ("actor_kind", &actor_kind),
+                ("action", &action),
+                ("target_kind", &target_kind),
+                ("target_id", &target_id),
+                ("details_json", &details.to_string()),
+                ("occurred_at", &now),
+            ],
+        )
     }
 
     /// Leaves a delivery to each endpoint for the service to make.
