@@ -31,7 +31,8 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
     let mut database = Database::open(&config.database, config.access, &config.store, deadline)?;
     let listing = database.candidates(Window {
         now,
-        since: now - config.max_age_seconds,
+        // Nothing was sold before 1970, and SQLite's calendar has a beginning.
+        since: (now - config.max_age_seconds).max(0),
         recheck: config.recheck,
     })?;
     report.out_of_window = listing.out_of_window;

@@ -86,6 +86,20 @@ fn only_invoices_within_the_window_are_asked_about() {
 }
 
 #[test]
+fn the_window_may_be_longer_than_the_calendar() {
+    let shop = Shop::open();
+    let old = "'2024-01-01T00:00:00Z'";
+    shop.sale("pending").there("New").created(old).made();
+    shop.sale("half-done").here("settled").created(old).made();
+    shop.sale("closed").here("expired").created(old).made();
+    shop.reconcile()
+        .flag("--recheck")
+        .option("--max-age-hours", "4294967295")
+        .exits(0);
+    assert_eq!(asked(&shop), ["closed", "half-done", "pending"]);
+}
+
+#[test]
 fn the_service_has_a_minute_for_what_it_began() {
     let shop = Shop::open();
     let now = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-20 seconds')";

@@ -717,6 +717,22 @@ fn an_invoice_that_names_no_provider_is_nobodys_where_there_are_two() {
 }
 
 #[test]
+fn an_invoice_whose_provider_is_gone_is_as_one_that_names_none() {
+    for (second_kind, checked) in [("zaprite", 2), ("btcpay", 0)] {
+        let shop = Shop::of_keysat();
+        shop.has_provider("second", second_kind, "https://pay.example.com", STORE);
+        shop.sale("gone").made();
+        shop.sale("empty").made();
+        shop.sql(
+            "PRAGMA foreign_keys = 0;
+             UPDATE invoices SET payment_provider_id = iif(id = 'gone', 'gone', '')",
+        );
+        let report = shop.reconcile().json(0);
+        assert_eq!(report["checked"], checked, "{report}");
+    }
+}
+
+#[test]
 fn a_renewal_that_names_no_provider_is_its_subscriptions() {
     for (provider, attention) in [("btcpay", 1), ("zaprite", 0)] {
         let shop = Shop::of_keysat();
@@ -749,10 +765,10 @@ fn a_provider_is_the_same_whatever_way_its_address_is_written() {
 fn a_store_that_is_none_of_the_providers_stops_the_run_and_they_are_named() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
-    shop.sql("UPDATE payment_providers SET base_url = 'https://btcpay.example.com'");
+    shop.sql("UPDATE payment_providers SET base_url = 'https://admin:s3cret@btcpay.example.com/'");
     shop.reconcile().exits(1).warns(&format!(
         "error: the database [..] cannot be used: none of its payment providers is the store {STORE} at http://[..]: \
-         give --btcpay-url and --store-id as the service has them: https://btcpay.example.com and {STORE}"
+         give --btcpay-url and --store-id as the service has them: https://btcpay.example.com/ and {STORE}"
     ));
     shop.sql("DELETE FROM payment_providers");
     shop.reconcile()
@@ -895,7 +911,9 @@ fn tables_of_the_same_names_in_a_service_of_another_kind_do_no_harm() {
     shop.sql(
         "CREATE TABLE subscriptions (id INTEGER PRIMARY KEY, newsletter TEXT);
          CREATE TABLE payment_providers (id INTEGER PRIMARY KEY, name TEXT);
-         CREATE TABLE webhook_endpoints (url TEXT);
+         ALTER TABLE invoices ADD COLUMN payment_provider_id INTEGER;
+         CREATE TABLE webhook_endpoints (id TEXT PRIMARY KEY, url TEXT, event_types TEXT, enabled INTEGER);
+         CREATE TABLE webhook_deliveries (id TEXT PRIMARY KEY, endpoint TEXT, body TEXT, created_at TEXT);
          PRAGMA writable_schema = 1;
          INSERT INTO sqlite_schema VALUES ('table', 'vectors', 'vectors', 0, 'CREATE VIRTUAL TABLE vectors USING vec0(v)')",
     );

@@ -79,7 +79,9 @@ impl Beyond {
         }
     }
 
-    /// A table of this name may be of a service of another kind; what ties it to invoices tells.
+    // A table of such a name may be of a service of another kind: what ties it to invoices tells, or
+    // that it has most of the columns.
+
     fn has_tier_changes(&self) -> bool {
         self.has("tier_changes", "invoice_id")
     }
@@ -98,11 +100,11 @@ impl Beyond {
     }
 
     fn has_providers(&self) -> bool {
-        self.has("payment_providers", "id") && self.has("invoices", "payment_provider_id")
+        self.has("invoices", "payment_provider_id") && self.has_most_of(tables::PROVIDERS)
     }
 
     fn has_webhooks(&self) -> bool {
-        self.has("webhook_endpoints", "event_types") && self.has("webhook_deliveries", "id")
+        self.has_most_of(tables::WEBHOOKS)
     }
 
     fn has(&self, table: &str, column: &str) -> bool {

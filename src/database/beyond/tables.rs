@@ -46,24 +46,35 @@ const RECURRING_POLICIES: Table = (
     &["is_recurring", "renewal_period_days", "trial_days"],
 );
 const TIPPING_POLICIES: Table = ("policies", &["tip_recipient", "tip_pct_bps"]);
-const PAYMENT_PROVIDERS: Table = ("payment_providers", &["id", "kind", "base_url", "store_id"]);
-const WEBHOOK_ENDPOINTS: Table = ("webhook_endpoints", &["id", "event_types", "active"]);
-const WEBHOOK_DELIVERIES: Table = (
-    "webhook_deliveries",
-    &[
-        "id",
-        "endpoint_id",
-        "event_type",
-        "payload_json",
-        "attempt_count",
-        "next_attempt_at",
-        "created_at",
-    ],
-);
+pub const PROVIDERS: &[Table] = &[("payment_providers", &["id", "kind", "base_url", "store_id"])];
+pub const WEBHOOKS: &[Table] = &[
+    ("webhook_endpoints", &["id", "event_types", "active"]),
+    (
+        "webhook_deliveries",
+        &[
+            "id",
+            "endpoint_id",
+            "event_type",
+            "payload_json",
+            "attempt_count",
+            "next_attempt_at",
+            "created_at",
+        ],
+    ),
+];
 
-type Table = (&'static str, &'static [&'static str]);
+/// Its name and columns.
+pub type Table = (&'static str, &'static [&'static str]);
 
 impl Beyond {
+    /// Whether each of `tables` has more than half of its columns.
+    pub fn has_most_of(&self, tables: &[Table]) -> bool {
+        tables.iter().all(|(table, columns)| {
+            let there = columns.iter().filter(|column| self.has(table, column));
+            there.count() * 2 > columns.len()
+        })
+    }
+
     /// What the recognised tables lack of the columns that are used, in words.
     pub fn missing(&self) -> Vec<String> {
         let recognised = [
@@ -74,11 +85,8 @@ impl Beyond {
             ),
             (self.has_recurring_policies(), &[RECURRING_POLICIES]),
             (self.has_tips(), &[TIPPING_POLICIES]),
-            (self.has_providers(), &[PAYMENT_PROVIDERS]),
-            (
-                self.has_webhooks(),
-                &[WEBHOOK_ENDPOINTS, WEBHOOK_DELIVERIES],
-            ),
+            (self.has_providers(), PROVIDERS),
+            (self.has_webhooks(), WEBHOOKS),
         ];
         let tables = recognised.iter().filter(|(here, _)| *here);
         tables

@@ -18,8 +18,8 @@ impl Beyond {
         store: &Store,
     ) -> rusqlite::Result<Result<(), NoProvider>> {
         let is_ours = if self.has_providers() {
-            match providers::note_ours(connection, store)? {
-                Ok(unnamed_are_ours) => self.is_ours(unnamed_are_ours),
+            match providers::note(connection, store)? {
+                Ok(others_are_ours) => self.is_ours(others_are_ours),
                 Err(none) => return Ok(Err(none)),
             }
         } else {
@@ -91,18 +91,19 @@ impl Beyond {
     }
 
     /// SQL: whether an invoice is of our store. A renewal names no provider itself, its
-    /// subscription does.
-    fn is_ours(&self, unnamed_are_ours: bool) -> String {
+    /// subscription does. One that names none, or one that is gone, is `others_are_ours`.
+    fn is_ours(&self, others_are_ours: bool) -> String {
         let of_subscription =
             if self.has_subscriptions() && self.has("subscriptions", "payment_provider_id") {
                 PROVIDER_OF_SUBSCRIPTION
             } else {
                 "NULL"
             };
-        let unnamed = i32::from(unnamed_are_ours);
+        let others = i32::from(others_are_ours);
         format!(
-            "coalesce(coalesce(invoices.payment_provider_id, {of_subscription})
-                      IN (SELECT id FROM temp.our_providers), {unnamed})"
+            "coalesce((SELECT is_ours FROM temp.providers
+                        WHERE id = coalesce(invoices.payment_provider_id, {of_subscription})),
+                      {others})"
         )
     }
 }
