@@ -3,7 +3,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use log::{LevelFilter, warn};
 use reqwest::Url;
 
-use crate::btcpay::ApiKey;
+use crate::btcpay::{ApiKey, proxy};
 use crate::cli::{Cli, Format};
 use crate::database::Access;
+use crate::nearby;
 use crate::store::Store;
 
 /// Everything a run needs to know.
@@ -147,44 +147,23 @@ fn checked_url(text: &str) -> Result<Url> {
         url.query().is_none() && url.fragment().is_none(),
         "the URL of BTCPay Server has a '?' or '#' in it: {EXAMPLE}"
     );
-    ensure!(
-        url.scheme() == "https" || stays_near(&url),
-        "plain http would send the API key in clear to {}: give --btcpay-url (BTCPAY_URL) an \
-         https:// address; http is for this machine, a private network and .onion alone",
-        url.host_str().unwrap_or_default()
-    );
-    Ok(url)
-}
-
-/// Whether nobody on the way can read what is sent to this host: it is this machine, on a private
-/// network, or reached through Tor.
-fn stays_near(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    match host.trim_matches(['[', ']']).parse() {
-        Ok(IpAddr::V4(address)) => is_near(address),
-        Ok(IpAddr::V6(address)) => match address.to_ipv4_mapped() {
-            Some(address) => is_near(address),
-            None => {
-                address.is_loopback()
-                    || address.is_unique_local()
-                    || address.is_unicast_link_local()
-            }
-        },
-        Err(_) => match host.trim_end_matches('.').rsplit_once('.') {
-            Some((_, top)) => {
-                matches!(
-                    top,
-                    "localhost" | "local" | "internal" | "startos" | "onion"
-                )
-            }
-            // A name on a Docker network.
-            None => true,
-        },
+    if url.scheme() == "http" {
+        ensure!(
+            nearby::is_near(&url),
+            "plain http would send the API key in clear to {}: give --btcpay-url (BTCPAY_URL) an \
+             https:// address; http is for this machine, a private network and .onion alone",
+            url.host_str().unwrap_or_default()
+        );
+        if let Some(proxy) = proxy::of(&url).filter(|proxy| !nearby::is_near(proxy)) {
+            bail!(
+                "plain http would send the API key in clear to the proxy {proxy}: take BTCPay \
+                 Server out of it (NO_PROXY={}), or give --btcpay-url (BTCPAY_URL) an https:// \
+                 address",
+                url.host_str().unwrap_or_default()
+            );
+        }
     }
-}
-
-fn is_near(address: Ipv4Addr) -> bool {
-    address.is_loopback() || address.is_private() || address.is_link_local()
+    Ok(url)
 }
 
 fn checked_store_id(id: String) -> Result<String> {

@@ -21,6 +21,7 @@ mod database;
 mod deadline;
 mod decide;
 mod invoice;
+mod nearby;
 mod preview;
 mod progress;
 mod reconcile;

@@ -4,6 +4,7 @@
 //! the very invoice asked for.
 
 mod answer;
+pub mod proxy;
 
 use std::io::Read;
 use std::mem::ManuallyDrop;
@@ -80,6 +81,7 @@ pub struct Btcpay {
     /// looked up.
     client: ManuallyDrop<Client>,
     store: Store,
+    proxy: Option<Url>,
     key: ApiKey,
     deadline: Deadline,
     key_check: Option<KeyCheck>,
@@ -137,12 +139,17 @@ impl Btcpay {
             // Whom to trust is then of no use, and a small container may not have it.
             client = client.tls_certs_only([]);
         }
+        let proxy = proxy::of(&store.url);
+        if proxy.is_none() {
+            client = client.no_proxy();
+        }
         Ok(Self {
             client: ManuallyDrop::new(client.build().context(
                 "could not set up TLS: install the system's certificates (Debian's package \
                  ca-certificates), or name a file of them in SSL_CERT_FILE",
             )?),
             store,
+            proxy,
             key,
             deadline,
             key_check: None,
@@ -391,11 +398,18 @@ impl Btcpay {
         let connecting = error.is_connect();
         let error = anyhow!(error.without_url());
         if connecting {
-            error.context(format!(
-                "could not connect to BTCPay Server at {}; see that it runs and that --btcpay-url \
-                 is right",
-                self.store.url
-            ))
+            let url = &self.store.url;
+            error.context(match &self.proxy {
+                None => format!(
+                    "could not connect to BTCPay Server at {url}; see that it runs and that \
+                     --btcpay-url is right"
+                ),
+                Some(proxy) => format!(
+                    "could not connect to BTCPay Server at {url} through the proxy {proxy} that the \
+                     environment names; see that both run and that --btcpay-url is right, or name \
+                     its host in NO_PROXY"
+                ),
+            })
         } else {
             error.context(format!(
                 "BTCPay Server at {} gave no answer",

@@ -128,6 +128,39 @@ fn a_proxy_of_the_environment_is_used() {
 }
 
 #[test]
+fn a_proxy_never_sees_the_key_in_clear_from_afar() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let far = "http://somebody:s3cret@proxy.example.com:3128";
+    for variable in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
+        shop.reconcile()
+            .option("--btcpay-url", "http://btcpay.internal")
+            .env(variable, far)
+            .exits(2)
+            .warns(
+                "error: plain http would send the API key in clear to the proxy http://proxy.example.com:3128/: \
+                 take BTCPay Server out of it (NO_PROXY=btcpay.internal), or [..]https[..]",
+            );
+    }
+    shop.reconcile().env("HTTP_PROXY", far).exits(0).warns("");
+    assert_eq!(shop.state("a"), "settled, licensed", "this machine is near");
+}
+
+#[test]
+fn a_proxy_that_does_not_answer_is_named() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.reconcile()
+        .option("--btcpay-url", "https://btcpay.internal")
+        .env("HTTPS_PROXY", "http://somebody:s3cret@127.0.0.1:1")
+        .exits(1)
+        .warns(
+            "error: could not connect to BTCPay Server at https://btcpay.internal/ \
+             through the proxy http://127.0.0.1:1/ that the environment names; [..]NO_PROXY[..]",
+        );
+}
+
+#[test]
 fn tor_gets_the_onion_name_unresolved() {
     const ONION: &str = "zqktlwiuavvvqqt4ybvgvi7tyo4hjl5xgfuvpdf6otjiycgwqbym2qad.onion";
     let shop = Shop::open();

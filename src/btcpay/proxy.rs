@@ -1,0 +1,16 @@
+//! The proxy that the environment puts between this machine and BTCPay Server.
+
+use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::Url;
+
+use crate::nearby;
+
+/// The proxy through which `url` is asked, without its user and password. This machine itself is
+/// asked directly, whatever the environment says.
+pub fn of(url: &Url) -> Option<Url> {
+    if nearby::is_this_machine(url) {
+        return None;
+    }
+    let proxy = Matcher::from_system().intercept(&url.as_str().parse().ok()?)?;
+    proxy.uri().to_string().parse().ok()
+}
