@@ -95,20 +95,22 @@ impl Config {
 /// What this library says of certificates is in the error that stops the run.
 const TOLD_BY_US: &str = "rustls_platform_verifier=off";
 
-/// The log's filter: the options if there are any, else `RUST_LOG`, else warnings and errors.
+/// The log's filter: the options if there are any, else warnings and errors, which `RUST_LOG` can
+/// change. One that is meant for another program alone changes nothing.
 pub fn log_filter(verbose: u8, quiet: bool) -> String {
     let level = match (quiet, verbose) {
         (true, _) => LevelFilter::Error,
-        (false, 0) => {
-            return variable("RUST_LOG")
-                .and_then(|filter| filter.into_string().ok())
-                .unwrap_or_else(|| format!("{},{TOLD_BY_US}", LevelFilter::Warn));
-        }
+        (false, 0) => LevelFilter::Warn,
         (false, 1) => LevelFilter::Info,
         (false, 2) => LevelFilter::Debug,
         (false, 3..) => LevelFilter::Trace,
     };
-    format!("{level},{TOLD_BY_US}")
+    let mut filter = format!("{level},{TOLD_BY_US}");
+    if verbose == 0 && !quiet {
+        let changes = variable("RUST_LOG").and_then(|changes| changes.into_string().ok());
+        filter.extend(changes.map(|changes| format!(",{changes}")));
+    }
+    filter
 }
 
 /// The option, else the variable; either counts as unset when empty.

@@ -182,6 +182,10 @@ fn options_say_how_much_is_said_and_win_over_rust_log() {
     run().exits(0).warns(warning);
     run().flag("-q").exits(0).warns("");
     run().env("RUST_LOG", "error").exits(0).warns("");
+    run()
+        .env("RUST_LOG", "keysat=debug,tower_http=off")
+        .exits(0)
+        .warns(warning);
     run().env("RUST_LOG", "trace").flag("-q").exits(0).warns("");
     run()
         .env("RUST_LOG", "error")
