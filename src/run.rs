@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use log::info;
 
 use crate::ask::ask_about_all;
@@ -58,12 +58,18 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
         free.map(|invoice| (invoice, Answer::of_a_free_sale()))
             .collect(),
     )?;
-    if listing.candidates.is_empty() {
+    let nothing_to_ask = listing.candidates.is_empty();
+    if nothing_to_ask && config.access == Access::Write {
         return Ok(());
     }
 
     let mut btcpay = Btcpay::new(config.store.clone(), config.api_key.clone(), deadline)?;
-    let result = ask_about_all(listing.candidates, &mut btcpay, &mut reconciling);
+    let result = if nothing_to_ask {
+        // Whoever tries the settings wants to know of them all.
+        btcpay.see_the_store().map_err(Error::from)
+    } else {
+        ask_about_all(listing.candidates, &mut btcpay, &mut reconciling)
+    };
     report.requests = btcpay.requests();
     result
 }

@@ -75,6 +75,17 @@ pub enum AskError {
     Deadline(Error),
 }
 
+impl From<AskError> for Error {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Refused(error)
+            | AskError::Unanswered(error)
+            | AskError::Fatal(error)
+            | AskError::Deadline(error) => error,
+        }
+    }
+}
+
 /// One store of a BTCPay Server.
 pub struct Btcpay {
     /// Never dropped, which would wait, beyond any deadline, for a host's name that is still being
@@ -229,26 +240,38 @@ impl Btcpay {
         Ok(Shown { count, answers })
     }
 
-    /// Whether the key, and the address, open the store's invoices at all, which a refused invoice
-    /// does not tell. Asks once.
+    /// Sees that the address, the store and the key open the store's invoices at all.
+    ///
+    /// # Errors
+    ///
+    /// See [`AskError`].
+    pub fn see_the_store(&mut self) -> Result<(), AskError> {
+        let response = self.list(&[("take", "1".into())], REQUEST_LIMIT)?;
+        if response.status.is_redirection() {
+            Err(AskError::Fatal(self.unexpected(&response)))
+        } else if response.status != StatusCode::OK {
+            Err(AskError::Refused(self.unexpected(&response)))
+        } else if is_web_page(&response.body) {
+            Err(AskError::Fatal(web_page()))
+        } else if answer::is_list(&response.body) {
+            Ok(())
+        } else {
+            Err(AskError::Refused(anyhow!(
+                "got something else than a list of invoices: {ANOTHER_SERVER}"
+            )))
+        }
+    }
+
+    /// Whether it is the key's fault, or the address's, that an invoice is refused, which the
+    /// refusal does not tell. Asks once.
     fn check_key(&mut self) -> Result<KeyCheck, AskError> {
         if let Some(known) = self.key_check {
             return Ok(known);
         }
-        let check = match self.list(&[("take", "1".into())], REQUEST_LIMIT) {
-            Ok(response)
-                if response.status == StatusCode::OK && answer::is_list(&response.body) =>
-            {
-                KeyCheck::Good
-            }
-            Ok(response) if response.status.is_redirection() => {
-                return Err(AskError::Fatal(self.unexpected(&response)));
-            }
-            Ok(response) if response.status == StatusCode::OK && is_web_page(&response.body) => {
-                return Err(AskError::Fatal(web_page()));
-            }
-            Ok(_) | Err(AskError::Refused(_) | AskError::Unanswered(_)) => KeyCheck::Unclear,
-            Err(other) => return Err(other),
+        let check = match self.see_the_store() {
+            Ok(()) => KeyCheck::Good,
+            Err(AskError::Refused(_) | AskError::Unanswered(_)) => KeyCheck::Unclear,
+            Err(other @ (AskError::Fatal(_) | AskError::Deadline(_))) => return Err(other),
         };
         self.key_check = Some(check);
         Ok(check)

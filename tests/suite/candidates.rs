@@ -1,5 +1,6 @@
 //! Which invoices are asked about.
 
+use crate::btcpay::Fault;
 use crate::shop::Shop;
 
 /// The invoices that a run asked about, in its order.
@@ -26,6 +27,39 @@ fn nobody_is_asked_when_there_is_nothing_to_ask() {
         .made();
     shop.reconcile().exits(0).says_nothing();
     assert_eq!(asked(&shop), [""; 0]);
+}
+
+#[test]
+fn a_dry_run_asks_all_the_same_whether_btcpay_can_be_asked() {
+    let shop = Shop::open();
+    shop.reconcile().flag("-n").exits(0).says_nothing();
+    assert_eq!(shop.btcpay.requests().len(), 1);
+    for (settings, said) in [
+        (
+            shop.reconcile().env("BTCPAY_API_KEY", "revoked"),
+            "error: BTCPay Server refused the API key (401): [..]",
+        ),
+        (
+            shop.reconcile().option("--store-id", "misspelt"),
+            "error: BTCPay Server does not let this API key see the invoices of the store misspelt (403): [..]",
+        ),
+        (
+            shop.reconcile()
+                .option("--btcpay-url", "http://127.0.0.1:1"),
+            "error: could not connect to BTCPay Server at http://127.0.0.1:1/; [..]",
+        ),
+    ] {
+        settings.flag("-n").exits(1).warns(said);
+    }
+    for odd in [
+        Fault::Answer(302, "Location: https://example.com\r\n", String::new()),
+        Fault::Answer(200, "", "<html>".into()),
+        Fault::Answer(200, "", "{}".into()),
+        Fault::Answer(418, "", String::new()),
+    ] {
+        shop.btcpay.fails_times(1, "list", odd);
+        shop.reconcile().flag("-n").exits(1);
+    }
 }
 
 #[test]
