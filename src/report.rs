@@ -186,8 +186,8 @@ impl Report {
         }
         writeln!(
             out,
-            "{now} {mood}{} checked, {} changed, {} need attention, {} failed, {} pending too \
-             old to ask about; {} requests in {} ms{}",
+            "{now} {mood}{} checked, {} changed, {} need attention, {} failed, {} pending older \
+             than --max-age-hours; {} requests in {} ms{}",
             self.checked,
             self.changes.len(),
             self.attention.len(),

@@ -690,7 +690,7 @@ fn only_the_invoices_of_our_store_are_asked_about() {
         "{}",
         ran.stderr
     );
-    assert!(ran.stdout.contains("0 pending too old"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("0 pending older"), "{}", ran.stdout);
     assert_eq!(shop.state("ours"), "settled, licensed");
     assert_eq!(shop.state("unnamed"), "settled, licensed");
     assert_eq!(shop.state("card"), "pending");

@@ -217,7 +217,7 @@ fn help_names_every_option_variable_and_exit_code() {
         "BTCPAY_URL",
         "BTCPAY_STORE_ID",
         "BTCPAY_API_KEY_FILE",
-        "BTCPAY_API_KEY]",
+        "BTCPAY_API_KEY.",
         "RUST_LOG",
         "  0 ",
         "  1 ",
@@ -227,6 +227,9 @@ fn help_names_every_option_variable_and_exit_code() {
     ] {
         assert!(help.contains(word), "{word} is not in:\n{help}");
     }
+    let widest = help.lines().map(str::len).max().unwrap();
+    assert!(widest <= 80, "{help}");
+    assert!(help.lines().count() <= 35, "{help}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn a_run_with_nothing_to_say_says_nothing() {
     shop.sale("old").created("'2020-01-01T00:00:00Z'").made();
     shop.reconcile().exits(0).says_nothing();
     shop.reconcile().flag("-v").exits(0).prints(&format!(
-        "{TIME} 1 checked, 0 changed, 0 need attention, 0 failed, 1 pending too old to ask about; \
+        "{TIME} 1 checked, 0 changed, 0 need attention, 0 failed, 1 pending older than --max-age-hours; \
          1 requests in [..] ms"
     ));
 }
