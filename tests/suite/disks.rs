@@ -22,7 +22,7 @@ fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {
     let mut copy = Command::new("cp");
     copy.arg(env!("CARGO_BIN_EXE_reconcile")).arg(&program);
     Ran::of(copy, 0);
-    for file in [shop.path(""), shop.database()] {
+    for file in [shop.path(""), shop.database(), program.clone()] {
         chown(file, Some(NOBODY), Some(NOBODY)).unwrap();
     }
     let mut as_nobody = run.beside(program);

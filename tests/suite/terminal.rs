@@ -150,9 +150,15 @@ fn ctrl_c_ends_a_run_at_once_and_what_was_written_is_kept() {
     let (asked, wait_until_asked) = mpsc::channel();
     shop.btcpay
         .when_asked_for("btc-b", move || asked.send(()).unwrap());
-    let mut child = shop
-        .reconcile()
-        .command()
+    let run = shop.reconcile();
+    // Who starts the tests in the background has them ignore it.
+    let mut with_ctrl_c = run.beside("env");
+    let run = run.command();
+    let mut child = with_ctrl_c
+        .arg("--default-signal=INT")
+        .arg(run.get_program())
+        .args(run.get_args())
+        .stdin(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
