@@ -30,6 +30,7 @@ mod run;
 mod shown;
 mod store;
 mod sweep;
+mod turns;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;

@@ -1,28 +1,25 @@
 //! What is made of an answer: a decision, its writing, and its place in the report.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use log::info;
 use reqwest::Url;
 
 use crate::database::{Applied, Database, WriteError, Writing};
+use crate::deadline::Deadline;
 use crate::decide::{Attention, decide};
 use crate::invoice::{Answer, Invoice, Sale};
 use crate::report::Report;
-
-/// How long the service may be kept from writing: it gives up after seconds, and may lose a sale.
-const LONGEST_TRANSACTION: Duration = Duration::from_millis(500);
-
-/// Enough for whoever waits for the lock: SQLite tries again every 100 ms at least.
-const OTHERS_MOMENT: Duration = Duration::from_millis(150);
+use crate::turns::{self, Turns};
 
 /// Where answers become writes, and both become the report.
 pub struct Reconciling<'run> {
     pub database: &'run mut Database,
     /// Unix seconds.
     pub now: i64,
+    pub deadline: Deadline,
+    pub turns: Turns,
     pub btcpay_url: &'run Url,
     pub report: &'run mut Report,
 }
@@ -42,7 +39,7 @@ impl Reconciling<'_> {
     ///
     /// # Errors
     ///
-    /// The database can take no more writes. What cannot be done for one invoice is in the report.
+    /// The database can take no more writes, or the run's time is over. What cannot be done for one invoice is in the report.
     pub fn reconcile(&mut self, answered: Vec<(Invoice, Answer)>) -> Result<()> {
         let mut to_change = Vec::new();
         for (invoice, answer) in answered {
@@ -57,57 +54,65 @@ impl Reconciling<'_> {
                 self.tell(invoice, outcome);
             }
         }
-        if to_change.is_empty() {
-            return Ok(());
-        }
         self.write(to_change)
     }
 
-    /// In one transaction, or in several where that takes long; where one is refused as a whole,
-    /// each invoice in its own.
+    /// Together, in transactions that are not too long; after one that is refused as a whole, each
+    /// invoice in its own.
     fn write(&mut self, mut to_change: Vec<(Invoice, Answer)>) -> Result<()> {
+        let mut at_most = to_change.len();
         while !to_change.is_empty() {
-            match self.write_together(&to_change) {
+            self.turns.give_way();
+            let began = Instant::now();
+            let written = self.write_together(&to_change, at_most);
+            self.turns.held(began.elapsed());
+            match written {
                 Ok(outcomes) => {
                     let left = to_change.split_off(outcomes.len());
                     for ((invoice, _), outcome) in to_change.into_iter().zip(outcomes) {
                         self.tell(invoice, outcome);
                     }
                     to_change = left;
-                    if !to_change.is_empty() {
-                        thread::sleep(OTHERS_MOMENT);
-                    }
                 }
                 Err(WriteError::Database(error)) => return Err(error),
+                Err(WriteError::Invoice(_) | WriteError::Transaction(_)) if at_most > 1 => {
+                    at_most = 1;
+                    continue;
+                }
                 Err(WriteError::Invoice(error) | WriteError::Transaction(error)) => {
-                    if to_change.len() > 1 {
-                        return to_change
-                            .into_iter()
-                            .try_for_each(|one| self.write(vec![one]));
-                    }
+                    let left = to_change.split_off(1);
                     if let Some((invoice, _)) = to_change.pop() {
                         self.tell(invoice, Outcome::Failed(error));
                     }
+                    to_change = left;
                 }
+            }
+            if !to_change.is_empty() && self.deadline.has_passed() {
+                bail!(
+                    "the run's time was over and {} changes were not written; the next run goes on, \
+                     and --deadline SECONDS gives it more time",
+                    to_change.len()
+                );
             }
         }
         Ok(())
     }
 
-    /// The first of them at least, and as many as [`LONGEST_TRANSACTION`] lets in.
+    /// In one transaction the first of them, and up to `at_most` for [`turns::LONGEST`].
     fn write_together(
         &mut self,
         to_change: &[(Invoice, Answer)],
+        at_most: usize,
     ) -> Result<Vec<Outcome>, WriteError> {
         let mut writing = self.database.begin(self.now)?;
         let began = Instant::now();
         let mut outcomes = Vec::new();
-        for (listed, answer) in to_change {
+        for (listed, answer) in to_change.iter().take(at_most) {
             outcomes.push(match write_one(&mut writing, listed, answer) {
                 Err(WriteError::Invoice(error)) => Outcome::Failed(error),
                 other => other?,
             });
-            if began.elapsed() > LONGEST_TRANSACTION {
+            if began.elapsed() > turns::LONGEST {
                 break;
             }
         }

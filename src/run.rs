@@ -13,6 +13,7 @@ use crate::deadline::Deadline;
 use crate::invoice::Answer;
 use crate::reconcile::Reconciling;
 use crate::report::Report;
+use crate::turns::Turns;
 
 /// One run at Unix second `now`, from listing to the last write. What stopped it, if anything did,
 /// is in the report.
@@ -50,6 +51,8 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
     let mut reconciling = Reconciling {
         database: &mut database,
         now,
+        deadline,
+        turns: Turns::new(),
         btcpay_url: &config.store.url,
         report,
     };

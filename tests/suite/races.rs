@@ -118,37 +118,69 @@ fn a_lock_of_the_services_is_waited_for() {
 
 const SALES: i64 = 20;
 
+impl Shop {
+    /// A shop whose database takes its time with each of [`SALES`] licenses: it counts so far.
+    fn slow(counts: u32) -> Self {
+        let shop = Self::open();
+        shop.sql(&format!(
+            "PRAGMA journal_mode = wal;
+             CREATE TRIGGER slow AFTER INSERT ON licenses BEGIN
+               INSERT INTO audit_log (actor_kind, action, target_id)
+               WITH RECURSIVE numbers (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM numbers WHERE n < {counts})
+               SELECT 'service', 'counted', max(n) FROM numbers;
+             END"
+        ));
+        shop.many_sales(SALES, |_| "Settled");
+        shop
+    }
+}
+
 #[test]
 fn a_slow_database_is_left_to_the_service_in_between() {
-    let shop = Shop::open();
-    shop.sql(
-        "PRAGMA journal_mode = wal;
-         CREATE TRIGGER slow AFTER INSERT ON licenses BEGIN
-           INSERT INTO audit_log (actor_kind, action, target_id)
-           WITH RECURSIVE numbers (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM numbers WHERE n < 700000)
-           SELECT 'service', 'counted', max(n) FROM numbers;
-         END",
-    );
-    shop.many_sales(SALES, |_| "Settled");
-    let mut service = shop.connection();
-    service
-        .busy_timeout(std::time::Duration::from_mins(1))
-        .unwrap();
-    let settled = |service: &Connection| -> i64 {
-        let sql = "SELECT count(*) FROM invoices WHERE status = 'settled'";
-        service.query_row(sql, [], |row| row.get(0)).unwrap()
-    };
-    let service = std::thread::spawn(move || {
-        while settled(&service) == 0 {
-            std::thread::yield_now();
-        }
-        let lock = service
-            .transaction_with_behavior(TransactionBehavior::Immediate)
+    let whole_is_refused =
+        "CREATE TRIGGER refusal BEFORE INSERT ON licenses WHEN NEW.invoice_id = '0' BEGIN
+                              SELECT RAISE(ROLLBACK, 'not this one');
+                            END";
+    for (trigger, exit, sold) in [("", 0, SALES), (whole_is_refused, 3, SALES - 1)] {
+        let shop = Shop::slow(700_000);
+        shop.sql(trigger);
+        let mut service = shop.connection();
+        service
+            .busy_timeout(std::time::Duration::from_mins(1))
             .unwrap();
-        settled(&lock)
-    });
+        let settled = |service: &Connection| -> i64 {
+            let sql = "SELECT count(*) FROM invoices WHERE status = 'settled'";
+            service.query_row(sql, [], |row| row.get(0)).unwrap()
+        };
+        let service = std::thread::spawn(move || {
+            while settled(&service) == 0 {
+                std::thread::yield_now();
+            }
+            let lock = service
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .unwrap();
+            settled(&lock)
+        });
+        shop.reconcile().exits(exit);
+        let settled_before = service.join().unwrap();
+        assert!(settled_before < sold, "{settled_before}");
+        let settled = shop.query("SELECT count(*) FROM invoices WHERE status = 'settled'");
+        assert_eq!(settled, sold.to_string());
+    }
+}
+
+#[test]
+fn a_slow_database_does_not_keep_a_run_beyond_its_deadline() {
+    let shop = Shop::slow(3_000_000);
+    shop.reconcile()
+        .option("--deadline", "1")
+        .option("--format", "json")
+        .exits(1)
+        .warns("error: the run's time was over and [..] changes were not written; the next run goes on, [..]");
+    let settled =
+        shop.query("SELECT count(*) BETWEEN 1 AND 19 FROM invoices WHERE status = 'settled'");
+    assert_eq!(settled, "1", "what was written is kept");
+    shop.sql("DROP TRIGGER slow");
     shop.reconcile().exits(0);
-    let settled_before = service.join().unwrap();
-    assert!(settled_before < SALES, "{settled_before}");
     assert_eq!(shop.statuses(), format!("{SALES} settled"));
 }
