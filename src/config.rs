@@ -108,6 +108,10 @@ pub fn log_filter(verbose: u8, quiet: bool) -> String {
     let mut filter = format!("{level},{TOLD_BY_US}");
     if verbose == 0 && !quiet {
         let changes = variable("RUST_LOG").and_then(|changes| changes.into_string().ok());
+        // What comes after a slash would be for all of it.
+        let changes = changes
+            .as_ref()
+            .and_then(|changes| changes.split('/').next());
         filter.extend(changes.map(|changes| format!(",{changes}")));
     }
     filter
@@ -158,10 +162,9 @@ fn checked_url(text: &str) -> Result<Url> {
         );
         if let Some(proxy) = proxy::of(&url).filter(|proxy| !nearby::is_near(proxy)) {
             bail!(
-                "plain http would send the API key in clear to the proxy {proxy}: take BTCPay \
-                 Server out of it (NO_PROXY={}), or give --btcpay-url (BTCPAY_URL) an https:// \
-                 address",
-                url.host_str().unwrap_or_default()
+                "plain http would send the API key in clear to the proxy {proxy}, which the \
+                 environment names: give --btcpay-url (BTCPAY_URL) an https:// address, or see that \
+                 BTCPay Server is asked through no proxy or a near one (NO_PROXY, ALL_PROXY)"
             );
         }
     }

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use reqwest::Url;
+
 /// In characters. A line of the program's own is never as long.
 const LONGEST_LINE: usize = 4_000;
 const LONGEST_ID: usize = 80;
@@ -24,6 +26,14 @@ pub fn line(text: &str) -> String {
 /// As much of an id as it takes to recognise it.
 pub fn id(text: &str) -> Cow<'_, str> {
     cut(text, LONGEST_ID)
+}
+
+/// An address without the user and password that it may hold.
+pub fn without_password(mut url: Url) -> Url {
+    // Refused only where there can be none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url
 }
 
 fn cut(text: &str, longest: usize) -> Cow<'_, str> {

@@ -429,8 +429,7 @@ impl Btcpay {
                 ),
                 Some(proxy) => format!(
                     "could not connect to BTCPay Server at {url} through the proxy {proxy} that the \
-                     environment names; see that both run and that --btcpay-url is right, or name \
-                     its host in NO_PROXY"
+                     environment names; see that both run and that --btcpay-url is right"
                 ),
             })
         } else {

@@ -3,7 +3,7 @@
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 
-use crate::nearby;
+use crate::{nearby, shown};
 
 /// The proxy through which `url` is asked, without its user and password. This machine itself is
 /// asked directly, whatever the environment says.
@@ -12,5 +12,6 @@ pub fn of(url: &Url) -> Option<Url> {
         return None;
     }
     let proxy = Matcher::from_system().intercept(&url.as_str().parse().ok()?)?;
-    proxy.uri().to_string().parse().ok()
+    let proxy = proxy.uri().to_string().parse().ok()?;
+    Some(shown::without_password(proxy))
 }

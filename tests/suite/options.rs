@@ -182,10 +182,12 @@ fn options_say_how_much_is_said_and_win_over_rust_log() {
     run().exits(0).warns(warning);
     run().flag("-q").exits(0).warns("");
     run().env("RUST_LOG", "error").exits(0).warns("");
-    run()
-        .env("RUST_LOG", "keysat=debug,tower_http=off")
-        .exits(0)
-        .warns(warning);
+    for meant_for_others in ["keysat=debug,tower_http=off", "keysat=debug/payment"] {
+        run()
+            .env("RUST_LOG", meant_for_others)
+            .exits(0)
+            .warns(warning);
+    }
     run().env("RUST_LOG", "trace").flag("-q").exits(0).warns("");
     run()
         .env("RUST_LOG", "error")
