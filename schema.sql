@@ -91,7 +91,7 @@ CREATE TABLE licenses (
 );
 
 -- Whether a lost license has been replaced by hand.
-CREATE INDEX licenses_by_hand ON licenses (buyer_email COLLATE NOCASE)
+CREATE INDEX licenses_without_invoice ON licenses (buyer_email COLLATE NOCASE)
   WHERE invoice_id IS NULL;
 
 CREATE TABLE discount_codes (

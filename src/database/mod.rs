@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_license_by_hand_is_not_looked_for_among_all_of_its_product() {
-        for ours in ["", "DROP INDEX licenses_by_hand;"] {
+        for ours in ["", "DROP INDEX licenses_without_invoice;"] {
             let indexes = format!(
                 "{ours}
                  CREATE INDEX of_product ON licenses (product_id);

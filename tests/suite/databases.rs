@@ -178,7 +178,7 @@ fn a_missing_index_is_named_when_asked_and_does_no_harm() {
     const INDEXES: [&str; 4] = [
         "invoices_status_created",
         "invoices_created_unreadable",
-        "licenses_by_hand",
+        "licenses_without_invoice",
         "discount_redemptions_pending",
     ];
     let schema = include_str!("../../schema.sql");
