@@ -5,7 +5,9 @@ use std::fmt;
 use reqwest::Url;
 
 use crate::decide::Attention;
-use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, Money, Purpose};
+use crate::invoice::{
+    BtcpayInvoiceId, BtcpayStatus, Invoice, InvoiceId, LocalStatus, Money, Purpose,
+};
 
 /// The reason's word, and what happened to `invoice` with what to do about it. `btcpay_url` is where
 /// the merchant looks it up.
@@ -54,8 +56,10 @@ pub fn in_words(
             "settled_here_not_there",
             format!(
                 "settled here without all that belongs to it, but BTCPay says {}; nothing was \
-                 done. See whether the money came; if so, mark it settled in BTCPay: {page}",
-                status.word()
+                 done. See whether the money came, and stayed: if so, mark it settled in BTCPay; if \
+                 not, correct it here ({}): {page}",
+                status.word(),
+                set_status(&invoice.id, as_local(*status))
             ),
         ),
         Attention::LicenseByHand(license_id) => (
@@ -80,8 +84,8 @@ pub fn in_words(
             "tier_change_paid",
             format!(
                 "the buyer has paid for another tier, and the service, which alone can give it, has \
-                 not done so for this payment; nothing was done. {}, or refund the buyer: {page}",
-                send_again(invoice)
+                 not done so for this payment; nothing was done. {}: {page}",
+                send_again_or_refund(invoice)
             ),
         ),
         Attention::RenewalPaid => (
@@ -89,7 +93,7 @@ pub fn in_words(
             format!(
                 "the buyer has paid to renew a subscription, and the service, which alone can do so, \
                  has not renewed it; nothing was done. {}: {page}",
-                send_again(invoice)
+                send_again_or_refund(invoice)
             ),
         ),
         Attention::TipNotSent(tip) => (
@@ -104,17 +108,36 @@ pub fn in_words(
 }
 
 /// How the service is brought to do what it alone can do, or what a person does in its stead.
-fn send_again(invoice: &Invoice) -> String {
-    let and_note_it = match invoice.status {
-        LocalStatus::Settled => String::new(),
-        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => format!(
-            " and note it (UPDATE invoices SET status = 'settled' WHERE id = '{}')",
-            quoted(&invoice.id.0)
-        ),
+fn send_again_or_refund(invoice: &Invoice) -> String {
+    let note = |status| format!(" and note it ({})", set_status(&invoice.id, status));
+    let (and_note_it, and_note_refund) = match invoice.status {
+        LocalStatus::Settled => (String::new(), note(LocalStatus::Invalid)),
+        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => {
+            (note(LocalStatus::Settled), String::new())
+        }
     };
     format!(
         "Redeliver the invoice's InvoiceSettled webhook in BTCPay; if that does not help, do it by \
-         hand in the service{and_note_it}"
+         hand in the service{and_note_it}, or refund the buyer, mark it invalid in \
+         BTCPay{and_note_refund}"
+    )
+}
+
+fn as_local(status: BtcpayStatus) -> LocalStatus {
+    match status {
+        BtcpayStatus::New | BtcpayStatus::Processing => LocalStatus::Pending,
+        BtcpayStatus::Settled => LocalStatus::Settled,
+        BtcpayStatus::Expired => LocalStatus::Expired,
+        BtcpayStatus::Invalid => LocalStatus::Invalid,
+    }
+}
+
+/// SQL that gives the invoice this status.
+fn set_status(id: &InvoiceId, status: LocalStatus) -> String {
+    format!(
+        "UPDATE invoices SET status = '{}' WHERE id = '{}'",
+        status.word(),
+        quoted(&id.0)
     )
 }
 

@@ -101,11 +101,34 @@ fn what_a_person_did_in_the_services_stead_is_told_no_more() {
         makes(&shop, "a");
         shop.sql(by_hand);
         let warning = shop.reconcile().exits(0).stderr;
-        let (_, advice) = warning.split_once("note it (").unwrap();
-        let (sql, _) = advice.split_once(')').unwrap();
-        shop.sql(sql);
+        shop.sql(sql_in(&warning));
         shop.sql(&format!("UPDATE invoices SET updated_at = {AN_HOUR_AGO}"));
         shop.reconcile().exits(0).says_nothing();
+    }
+}
+
+/// What a warning advises to tell the database.
+fn sql_in(warning: &str) -> &str {
+    let (_, advice) = warning.split_once("note it (").unwrap();
+    advice.split_once(')').unwrap().0
+}
+
+#[test]
+fn what_was_refunded_is_told_no_more() {
+    for (makes, _) in NO_PURCHASES {
+        for here in ["pending", "settled"] {
+            let shop = Shop::of_keysat();
+            shop.sale("a").here(here).made();
+            makes(&shop, "a");
+            let warning = shop.reconcile().exits(0).stderr;
+            shop.btcpay.mark("btc-a", "Invalid");
+            if here == "settled" {
+                shop.sql(sql_in(&warning));
+            }
+            shop.reconcile().exits(0).warns("");
+            assert_eq!(shop.state("a"), "invalid");
+            shop.reconcile().flag("--recheck").exits(0).says_nothing();
+        }
     }
 }
 
@@ -167,11 +190,8 @@ fn what_the_service_has_done_is_not_asked_about_again() {
         ),
         (
             Shop::is_a_tier_change,
-            &applied("change"),
-        ),
-        (
-            Shop::is_a_tier_change,
-            &later_change("plus", "pro-default", "NULL"),
+            "INSERT INTO audit_log (actor_kind, action, target_kind, target_id, occurred_at)
+             VALUES ('system', 'subscription.upgrade.applied', 'subscription', 'change', '2026-11-24T00:00:00+00:00')",
         ),
         (
             Shop::is_a_renewal,
@@ -202,123 +222,300 @@ fn what_the_service_has_done_is_not_asked_about_again() {
     }
 }
 
-/// Another change of the same license's tier, made after the first.
-fn later_change(from: &str, to: &str, invoice_id: &str) -> String {
-    format!(
-        "INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
-                                   invoice_id, effective_at, actor, created_at)
-         SELECT 'later', license_id, '{from}', '{to}', 'upgrade', 'SAT', {invoice_id}, effective_at, actor,
-                strftime('%Y-%m-%dT%H:%M:%f000000+00:00')
-           FROM tier_changes"
-    )
-}
+/// A change in the history of the license `old`, as its policies and how it came about.
+#[derive(Clone, Copy)]
+struct Change(&'static str, &'static str, Cause);
 
-/// The service's note that a change took place.
-fn applied(change: &str) -> String {
-    format!(
-        "INSERT INTO audit_log (actor_kind, action, target_kind, target_id, occurred_at)
-         VALUES ('system', 'subscription.upgrade.applied', 'subscription', '{change}', '2026-11-24T00:00:00+00:00')"
-    )
+#[derive(Clone, Copy)]
+enum Cause {
+    Paid,
+    /// Paid, and noted by the service at once.
+    Noted,
+    /// Paid, and noted by the service when the whole history was over.
+    NotedLate,
+    /// Begun at a checkout that nobody paid at.
+    Begun,
+    BegunByAdmin,
+    FreeByBuyer,
+    FreeByAdmin,
+    /// Free of charge, to take effect when the whole history is over.
+    ScheduledByAdmin,
+    /// Free of charge, to take effect some day.
+    ToBeByAdmin,
 }
 
 impl Shop {
-    /// Which invoices are told to be paid changes that did not take place.
-    #[track_caller]
-    fn tells_of_paid_changes(&self, invoices: &[&str]) {
-        let report = self.reconcile().json(0);
+    /// Makes the changes one after another, an hour apart; each that is paid has its place in
+    /// `history` as its invoice's id.
+    fn has_history(&self, history: &[Change], policy: &str) {
+        self.sql(&format!(
+            "INSERT INTO licenses (id, product_id, status, issued_at, policy_id)
+             VALUES ('old', 'pro', 'active', '2026-01-01T00:00:00+00:00', '{policy}')"
+        ));
+        for (place, Change(from, to, cause)) in (0..).zip(history) {
+            let time = |minutes: i32| {
+                format!("strftime('%Y-%m-%dT%H:%M:%f000000+00:00', 'now', '{minutes} minutes')")
+            };
+            let begun = 60 * place - 600;
+            let (created, paid) = (time(begun), time(begun + 1));
+            let (at_the_end, some_day) = (time(-10), time(600));
+            let (invoice, effective, actor, noted) = match cause {
+                Cause::Paid => (Some("settled"), &created, "buyer", None),
+                Cause::Noted => (Some("settled"), &created, "buyer", Some(&paid)),
+                Cause::NotedLate => (Some("settled"), &created, "buyer", Some(&at_the_end)),
+                Cause::Begun => (Some("expired"), &at_the_end, "buyer", None),
+                Cause::BegunByAdmin => (Some("expired"), &at_the_end, "admin", None),
+                Cause::FreeByBuyer => (None, &created, "buyer", None),
+                Cause::FreeByAdmin => (None, &created, "admin", None),
+                Cause::ScheduledByAdmin => (None, &at_the_end, "admin", None),
+                Cause::ToBeByAdmin => (None, &some_day, "admin", None),
+            };
+            let id = place.to_string();
+            if let Some(status) = invoice {
+                self.sale(&id)
+                    .here(status)
+                    .created(&created)
+                    .updated(&paid)
+                    .made();
+            }
+            let invoice_id = invoice.map_or("NULL".into(), |_| format!("'{id}'"));
+            self.sql(&format!(
+                "INSERT INTO tier_changes (id, license_id, from_policy_id, to_policy_id, direction, listed_currency,
+                                           invoice_id, effective_at, actor, created_at)
+                 VALUES ('change {id}', 'old', '{from}', '{to}', 'upgrade', 'SAT', {invoice_id}, {effective}, '{actor}', {created})"
+            ));
+            if let Some(noted) = noted {
+                self.sql(&format!(
+                    "INSERT INTO audit_log (actor_kind, action, target_kind, target_id, occurred_at)
+                     VALUES ('system', 'subscription.upgrade.applied', 'subscription', 'change {id}', {noted})"
+                ));
+            }
+        }
+    }
+}
+
+/// Paid changes of a license's tier, what policy it has in the end, and which were paid in vain.
+const HISTORIES: &[(&[Change], &str, &[&str])] = {
+    use Cause::{
+        Begun, BegunByAdmin, FreeByAdmin, FreeByBuyer, Noted, NotedLate, Paid, ScheduledByAdmin,
+        ToBeByAdmin,
+    };
+    &[
+        (&[Change("A", "B", Paid)], "A", &["0"]),
+        (&[Change("A", "B", Paid)], "B", &[]),
+        (&[Change("A", "B", Noted)], "A", &[]),
+        // Tried again, in vain or not, or twice by two webhooks.
+        (
+            &[Change("A", "B", Paid), Change("A", "B", Begun)],
+            "A",
+            &["0"],
+        ),
+        (&[Change("A", "B", Begun), Change("A", "B", Paid)], "B", &[]),
+        (
+            &[Change("A", "B", Paid), Change("A", "B", Paid)],
+            "B",
+            &["0"],
+        ),
+        (
+            &[Change("A", "B", Paid), Change("A", "B", Noted)],
+            "B",
+            &["0"],
+        ),
+        (
+            &[Change("A", "B", NotedLate), Change("A", "B", Paid)],
+            "B",
+            &["1"],
+        ),
+        (
+            &[Change("A", "B", Paid), Change("A", "C", Paid)],
+            "A",
+            &["0", "1"],
+        ),
+        (
+            &[Change("A", "B", Paid), Change("A", "C", Paid)],
+            "C",
+            &["0"],
+        ),
+        (
+            &[Change("A", "C", NotedLate), Change("A", "B", Paid)],
+            "B",
+            &[],
+        ),
+        (
+            &[
+                Change("A", "C", NotedLate),
+                Change("A", "B", Begun),
+                Change("A", "B", Paid),
+            ],
+            "B",
+            &[],
+        ),
+        // It went on from there.
+        (&[Change("A", "B", Paid), Change("B", "C", Begun)], "A", &[]),
+        (
+            &[
+                Change("A", "B", Paid),
+                Change("B", "C", Noted),
+                Change("A", "B", Begun),
+            ],
+            "C",
+            &[],
+        ),
+        // Up, down and up again.
+        (
+            &[
+                Change("A", "B", Paid),
+                Change("B", "A", FreeByBuyer),
+                Change("A", "B", Paid),
+            ],
+            "B",
+            &[],
+        ),
+        (
+            &[
+                Change("A", "B", Paid),
+                Change("B", "A", FreeByBuyer),
+                Change("A", "B", Noted),
+            ],
+            "B",
+            &[],
+        ),
+        (
+            &[
+                Change("A", "B", Noted),
+                Change("B", "A", FreeByBuyer),
+                Change("A", "B", Paid),
+            ],
+            "B",
+            &[],
+        ),
+        (
+            &[
+                Change("A", "B", FreeByAdmin),
+                Change("B", "A", FreeByBuyer),
+                Change("A", "B", Paid),
+            ],
+            "B",
+            &[],
+        ),
+        // It came there another way.
+        (
+            &[
+                Change("A", "B", Paid),
+                Change("A", "C", Noted),
+                Change("C", "B", FreeByBuyer),
+            ],
+            "B",
+            &["0"],
+        ),
+        (
+            &[
+                Change("A", "B", Paid),
+                Change("A", "C", Paid),
+                Change("C", "B", Paid),
+            ],
+            "B",
+            &["0"],
+        ),
+        (
+            &[Change("A", "B", ScheduledByAdmin), Change("A", "B", Paid)],
+            "B",
+            &["1"],
+        ),
+        (
+            &[Change("A", "B", ToBeByAdmin), Change("A", "B", Paid)],
+            "B",
+            &[],
+        ),
+        // The operator gave it since, or something else.
+        (
+            &[Change("A", "B", Paid), Change("A", "B", BegunByAdmin)],
+            "A",
+            &["0"],
+        ),
+        (
+            &[Change("A", "B", Paid), Change("A", "B", FreeByAdmin)],
+            "B",
+            &[],
+        ),
+        (
+            &[Change("A", "B", Paid), Change("A", "B", FreeByBuyer)],
+            "B",
+            &["0"],
+        ),
+        (
+            &[Change("A", "B", Paid), Change("A", "B", ToBeByAdmin)],
+            "A",
+            &["0"],
+        ),
+        (
+            &[Change("A", "B", Paid), Change("A", "C", FreeByAdmin)],
+            "C",
+            &["0"],
+        ),
+    ]
+};
+
+#[test]
+fn what_was_paid_in_vain_is_told_and_nothing_else() {
+    for (number, (history, policy, in_vain)) in HISTORIES.iter().enumerate() {
+        let shop = Shop::of_keysat();
+        shop.has_history(history, policy);
+        let report = shop.reconcile().json(0);
         let attention = report["attention"].as_array().unwrap().iter();
-        let mut told: Vec<&str> = attention
+        let told: Vec<&str> = attention
             .map(|attention| {
                 assert_eq!(attention["reason"], "tier_change_paid");
                 attention["invoice_id"].as_str().unwrap()
             })
             .collect();
-        told.sort_unstable();
-        assert_eq!(told, invoices);
+        assert_eq!(told, *in_vain, "history {number}");
     }
 }
 
 #[test]
-fn a_later_attempt_does_not_hide_that_the_first_was_paid_in_vain() {
+fn what_the_operator_gave_proves_nothing_of_a_payment_that_came_since() {
     let shop = Shop::of_keysat();
-    shop.sale("a").here("settled").made();
-    shop.sale("again").there("New").made();
-    shop.is_a_tier_change("a");
-    shop.sql(&later_change("pro-default", "plus", "'again'"));
-    shop.tells_of_paid_changes(&["a"]);
-    shop.sql("UPDATE tier_changes SET invoice_id = NULL WHERE id = 'later'");
-    shop.tells_of_paid_changes(&["a"]);
-    for it_went_on in [
-        "UPDATE tier_changes SET from_policy_id = 'plus' WHERE id = 'later'",
-        "UPDATE tier_changes SET from_policy_id = 'pro-default', actor = 'admin' WHERE id = 'later'",
+    let history = HISTORIES
+        .iter()
+        .find(|(history, ..)| matches!(history, [_, Change(_, "B", Cause::FreeByAdmin)]));
+    let (history, policy, _) = history.unwrap();
+    shop.has_history(history, policy);
+    shop.reconcile().exits(0).says_nothing();
+    for paid_since in [
+        "UPDATE invoices SET status = 'pending'".to_owned(),
+        format!("UPDATE invoices SET status = 'settled', updated_at = {AN_HOUR_AGO}"),
     ] {
-        shop.sql(it_went_on);
-        shop.tells_of_paid_changes(&[]);
-    }
-    for it_did_not in [
-        "UPDATE tier_changes SET invoice_id = 'again' WHERE id = 'later'",
-        "UPDATE tier_changes SET invoice_id = NULL, effective_at = '2100-01-01T00:00:00+00:00' WHERE id = 'later'",
-    ] {
-        shop.sql(it_did_not);
-        shop.tells_of_paid_changes(&["a"]);
+        shop.sql(&paid_since);
+        let report = shop.reconcile().json(0);
+        assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
     }
 }
 
 #[test]
-fn two_changes_paid_in_vain_are_both_told() {
+fn the_history_of_another_license_proves_nothing() {
     let shop = Shop::of_keysat();
-    shop.sale("a").here("settled").made();
-    shop.sale("b").here("settled").made();
-    shop.is_a_tier_change("a");
-    shop.sql(&later_change("pro-default", "max", "'b'"));
-    shop.tells_of_paid_changes(&["a", "b"]);
-    shop.sql("UPDATE licenses SET policy_id = 'max'");
-    shop.tells_of_paid_changes(&["a"]);
-    shop.sql(&applied("change"));
-    shop.tells_of_paid_changes(&[]);
-}
-
-#[test]
-fn what_took_place_is_not_told_for_the_sake_of_others() {
-    let shop = Shop::of_keysat();
-    shop.sale("a").there("New").made();
-    shop.sale("b").here("settled").made();
-    shop.sale("c").here("settled").licensed().made();
-    shop.is_a_tier_change("a");
-    shop.sql(&later_change("pro-default", "plus", "'b'"));
-    shop.sql("UPDATE licenses SET policy_id = 'plus' WHERE id = 'old'");
-    shop.tells_of_paid_changes(&[]);
-    shop.sql("UPDATE tier_changes SET license_id = 'lic-c', invoice_id = NULL WHERE id = 'change'");
-    shop.sql(&applied("change"));
-    shop.tells_of_paid_changes(&[]);
-}
-
-#[test]
-fn a_change_paid_twice_is_told_once() {
-    let shop = Shop::of_keysat();
-    shop.sale("a").here("settled").made();
-    shop.sale("b").here("settled").made();
-    shop.is_a_tier_change("a");
-    shop.sql(&later_change("pro-default", "plus", "'b'"));
-    shop.sql("UPDATE licenses SET policy_id = 'plus'");
-    shop.tells_of_paid_changes(&["b"]);
-    shop.sql(&applied("later"));
-    shop.tells_of_paid_changes(&["a"]);
+    let history = [
+        Change("A", "B", Cause::NotedLate),
+        Change("A", "B", Cause::Paid),
+        Change("A", "B", Cause::FreeByAdmin),
+    ];
+    shop.has_history(&history, "A");
+    shop.sql("UPDATE tier_changes SET license_id = 'another' WHERE id <> 'change 1'");
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["attention"][0]["invoice_id"], "1");
+    shop.sql("UPDATE licenses SET policy_id = 'B'");
+    shop.reconcile().exits(0).says_nothing();
 }
 
 #[test]
 fn what_another_payment_has_done_does_not_hide_that_a_pending_one_was_paid() {
-    for by_another in [
-        "UPDATE licenses SET policy_id = 'plus'".to_owned(),
-        later_change("plus", "plus", "NULL"),
-    ] {
-        let shop = Shop::of_keysat();
-        shop.sale("a").made();
-        shop.is_a_tier_change("a");
-        shop.sql(&by_another);
-        let report = shop.reconcile().json(0);
-        assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
-    }
+    let shop = Shop::of_keysat();
+    shop.sale("a").made();
+    shop.is_a_tier_change("a");
+    shop.sql("UPDATE licenses SET policy_id = 'plus'");
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
 }
 
 #[test]
@@ -714,22 +911,6 @@ fn an_invoice_that_names_no_provider_is_nobodys_where_there_are_two() {
     assert_eq!(report["checked"], 1);
     assert_eq!(report["other_provider"], 2);
     assert_eq!(shop.state("ours"), "settled, licensed");
-}
-
-#[test]
-fn an_invoice_whose_provider_is_gone_is_as_one_that_names_none() {
-    for (second_kind, checked) in [("zaprite", 2), ("btcpay", 0)] {
-        let shop = Shop::of_keysat();
-        shop.has_provider("second", second_kind, "https://pay.example.com", STORE);
-        shop.sale("gone").made();
-        shop.sale("empty").made();
-        shop.sql(
-            "PRAGMA foreign_keys = 0;
-             UPDATE invoices SET payment_provider_id = iif(id = 'gone', 'gone', '')",
-        );
-        let report = shop.reconcile().json(0);
-        assert_eq!(report["checked"], checked, "{report}");
-    }
 }
 
 #[test]

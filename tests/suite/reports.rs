@@ -71,7 +71,8 @@ fn a_dry_run_shows_what_needs_a_person_with_the_sale_and_the_next_step() {
          buyer              product       amount  age  invoice
          doubt@example.com  Pro      21,000 sats  1 h  doubt
          settled here not there: settled here without all that belongs to it, but BTCPay says New;
-         nothing was done. See whether the money came; if so, mark it settled in BTCPay:
+         nothing was done. See whether the money came, and stayed: if so, mark it settled in BTCPay; if
+         not, correct it here (UPDATE invoices SET status = 'pending' WHERE id = 'doubt'):
          http://127.0.0.1:[..]/invoices/btc-doubt
          late@example.com   Pro      21,000 sats  1 h  late
          paid late: 0.00021 BTC arrived after it expired. To accept the sale, mark it settled in BTCPay

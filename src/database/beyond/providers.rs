@@ -6,17 +6,16 @@ use reqwest::Url;
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
+use crate::shown;
 use crate::store::Store;
 
-const PROVIDERS: &str = "
-SELECT id,
-       kind IS 'btcpay' AS is_btcpay,
-       CAST(base_url AS TEXT) AS base_url,
-       CAST(store_id AS TEXT) AS store_id
+const BTCPAY_PROVIDERS: &str = "
+SELECT id, CAST(base_url AS TEXT) AS base_url, CAST(store_id AS TEXT) AS store_id
   FROM main.payment_providers
+ WHERE kind = 'btcpay'
  ORDER BY rowid";
 
-const NOTED: &str = "CREATE TEMP TABLE providers (id TEXT PRIMARY KEY, is_ours) WITHOUT ROWID";
+const OUR_PROVIDERS: &str = "CREATE TEMP TABLE our_providers (id TEXT PRIMARY KEY) WITHOUT ROWID";
 
 /// None of the database's payment providers is the store that is to be asked.
 #[derive(Debug)]
@@ -26,12 +25,15 @@ pub struct NoProvider {
     found: Vec<(String, String)>,
 }
 
-/// Notes in `temp.providers` which payment providers are `store`, and gives whether an invoice that
-/// names none of them can only be of it.
-pub fn note(connection: &Connection, store: &Store) -> rusqlite::Result<Result<bool, NoProvider>> {
-    connection.execute_batch(NOTED)?;
-    let mut note = connection.prepare("INSERT INTO temp.providers VALUES (?1, ?2)")?;
-    let mut statement = connection.prepare(PROVIDERS)?;
+/// Notes in `our_providers` which payment providers are `store`, and gives whether an invoice that
+/// names none can only be of it.
+pub fn note_ours(
+    connection: &Connection,
+    store: &Store,
+) -> rusqlite::Result<Result<bool, NoProvider>> {
+    connection.execute_batch(OUR_PROVIDERS)?;
+    let mut note = connection.prepare("INSERT INTO temp.our_providers VALUES (?1)")?;
+    let mut statement = connection.prepare(BTCPAY_PROVIDERS)?;
     let mut rows = statement.query([])?;
     let mut found = Vec::new();
     let mut ours = 0;
@@ -39,13 +41,11 @@ pub fn note(connection: &Connection, store: &Store) -> rusqlite::Result<Result<b
         let base_url: Option<String> = row.get("base_url")?;
         let store_id: Option<String> = row.get("store_id")?;
         let (base_url, store_id) = (base_url.unwrap_or_default(), store_id.unwrap_or_default());
-        let is_btcpay: bool = row.get("is_btcpay")?;
-        let is_ours = is_btcpay && store.is_at(&base_url, &store_id);
-        note.execute((row.get::<_, Value>("id")?, is_ours))?;
-        ours += usize::from(is_ours);
-        if is_btcpay {
-            found.push((base_url, store_id));
+        if store.is_at(&base_url, &store_id) {
+            note.execute([row.get::<_, Value>("id")?])?;
+            ours += 1;
         }
+        found.push((base_url, store_id));
     }
     Ok(if ours == 0 {
         Err(NoProvider {
@@ -70,18 +70,15 @@ impl fmt::Display for NoProvider {
         f.write_str("give --btcpay-url and --store-id as the service has them:")?;
         for (place, (url, id)) in self.found.iter().enumerate() {
             let before = if place == 0 { "" } else { " or" };
-            write!(f, "{before} {} and {id}", without_password(url))?;
+            write!(f, "{before} {} and {id}", shown_address(url))?;
         }
         Ok(())
     }
 }
 
-fn without_password(url: &str) -> String {
-    let Ok(mut url) = Url::parse(url.trim()) else {
-        return "an address that cannot be read".into();
-    };
-    // Refused where there can be none.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.into()
+fn shown_address(url: &str) -> String {
+    Url::parse(url.trim()).map_or_else(
+        |_| "an address that cannot be read".into(),
+        |url| shown::without_password(url).into(),
+    )
 }

@@ -18,8 +18,8 @@ impl Beyond {
         store: &Store,
     ) -> rusqlite::Result<Result<(), NoProvider>> {
         let is_ours = if self.has_providers() {
-            match providers::note(connection, store)? {
-                Ok(others_are_ours) => self.is_ours(others_are_ours),
+            match providers::note_ours(connection, store)? {
+                Ok(unnamed_are_ours) => self.is_ours(unnamed_are_ours),
                 Err(none) => return Ok(Err(none)),
             }
         } else {
@@ -91,19 +91,18 @@ impl Beyond {
     }
 
     /// SQL: whether an invoice is of our store. A renewal names no provider itself, its
-    /// subscription does. One that names none, or one that is gone, is `others_are_ours`.
-    fn is_ours(&self, others_are_ours: bool) -> String {
+    /// subscription does.
+    fn is_ours(&self, unnamed_are_ours: bool) -> String {
         let of_subscription =
             if self.has_subscriptions() && self.has("subscriptions", "payment_provider_id") {
                 PROVIDER_OF_SUBSCRIPTION
             } else {
                 "NULL"
             };
-        let others = i32::from(others_are_ours);
+        let unnamed = i32::from(unnamed_are_ours);
         format!(
-            "coalesce((SELECT is_ours FROM temp.providers
-                        WHERE id = coalesce(invoices.payment_provider_id, {of_subscription})),
-                      {others})"
+            "coalesce(coalesce(invoices.payment_provider_id, {of_subscription})
+                      IN (SELECT id FROM temp.our_providers), {unnamed})"
         )
     }
 }
@@ -131,43 +130,52 @@ const IS_TIER_CHANGE: &str = "
 EXISTS (SELECT 1 FROM main.tier_changes WHERE invoice_id = invoices.id)";
 
 /// The service notes that a change took place. Where it did not, and the invoice is settled here,
-/// the license shows it: it has the new policy, or went on from there, and no other change to the
-/// same policy is the reason of that, so that who paid twice is told of too. Or the operator has
-/// given the license another policy since, free of charge.
+/// the policy that the license had next shows it, if it is the new one and no change that began
+/// before has taken effect since: then this one was paid for in vain. Or the operator has given that
+/// policy since, free of charge.
 const TIER_CHANGE_IS_DONE: &str = "
 NOT EXISTS (
   SELECT 1
     FROM main.tier_changes AS change
    WHERE change.invoice_id = invoices.id
-     AND change.id NOT IN (
-           SELECT target_id FROM main.audit_log
-            WHERE action = 'subscription.upgrade.applied' AND target_id IS NOT NULL)
-     AND NOT (invoices.status = 'settled'
-              AND (EXISTS (
-                     SELECT 1 FROM main.licenses
-                      WHERE id = change.license_id AND policy_id = change.to_policy_id)
-                   OR EXISTS (
-                     SELECT 1 FROM main.tier_changes AS later
-                      WHERE later.license_id = change.license_id
-                        AND later.created_at > change.created_at
-                        AND later.from_policy_id = change.to_policy_id))
-              AND NOT EXISTS (
-                     SELECT 1
-                       FROM main.tier_changes AS other
-                       LEFT JOIN main.invoices AS paid ON paid.id = other.invoice_id
-                      WHERE other.license_id = change.license_id
-                        AND other.to_policy_id = change.to_policy_id
-                        AND (other.created_at < change.created_at AND paid.status = 'settled'
-                             OR other.id IN (
-                                  SELECT target_id FROM main.audit_log
-                                   WHERE action = 'subscription.upgrade.applied'))))
-     AND NOT (invoices.status = 'settled' AND EXISTS (
-           SELECT 1 FROM main.tier_changes AS later
-            WHERE later.license_id = change.license_id
-              AND later.created_at > change.created_at
-              AND later.actor = 'admin'
-              AND later.invoice_id IS NULL
-              AND unixepoch(later.effective_at) <= unixepoch()))
+     AND NOT EXISTS (
+           SELECT 1 FROM main.audit_log
+            WHERE action = 'subscription.upgrade.applied' AND target_id = change.id)
+     AND NOT (
+           invoices.status = 'settled'
+           AND coalesce(
+                 (SELECT following.from_policy_id
+                    FROM main.tier_changes AS following
+                   WHERE following.license_id = change.license_id AND following.created_at > change.created_at
+                   ORDER BY following.created_at
+                   LIMIT 1),
+                 (SELECT policy_id FROM main.licenses WHERE id = change.license_id)
+               ) IS change.to_policy_id
+           AND NOT EXISTS (
+                 SELECT 1
+                   FROM main.tier_changes AS earlier
+                  WHERE earlier.license_id = change.license_id
+                    AND earlier.to_policy_id = change.to_policy_id
+                    AND earlier.created_at < change.created_at
+                    AND (earlier.invoice_id IS NULL
+                         AND earlier.effective_at > change.created_at
+                         AND unixepoch(earlier.effective_at) <= unixepoch()
+                         OR EXISTS (
+                              SELECT 1 FROM main.audit_log
+                               WHERE action = 'subscription.upgrade.applied'
+                                 AND target_id = earlier.id
+                                 AND occurred_at > change.created_at))))
+     AND NOT (
+           invoices.status = 'settled'
+           AND EXISTS (
+                 SELECT 1
+                   FROM main.tier_changes AS given
+                  WHERE given.license_id = change.license_id
+                    AND given.to_policy_id = change.to_policy_id
+                    AND given.invoice_id IS NULL
+                    AND given.actor = 'admin'
+                    AND given.created_at > invoices.updated_at
+                    AND unixepoch(given.effective_at) <= unixepoch()))
 )";
 
 /// The first cycle is the purchase itself.
