@@ -6,7 +6,7 @@ use reqwest::Url;
 
 use crate::decide::Attention;
 use crate::invoice::{
-    BtcpayInvoiceId, BtcpayStatus, Invoice, InvoiceId, LocalStatus, Money, Purpose,
+    BtcpayInvoiceId, BtcpayStatus, Invoice, InvoiceId, License, LocalStatus, Money, Purpose,
 };
 
 /// The reason's word, and what happened to `invoice` with what to do about it. `btcpay_url` is where
@@ -57,8 +57,13 @@ pub fn in_words(
             format!(
                 "settled here without all that belongs to it, but BTCPay says {}; nothing was \
                  done. See whether the money came, and stayed: if so, mark it settled in BTCPay; if \
-                 not, correct it here ({}): {page}",
+                 not, {}correct it here ({}): {page}",
                 status.word(),
+                match &invoice.license {
+                    License::Issued(license_id) => format!("revoke its license {license_id} and "),
+                    License::None | License::PerhapsByHand(_) | License::PerhapsDeleted =>
+                        String::new(),
+                },
                 set_status(&invoice.id, as_local(*status))
             ),
         ),
@@ -109,17 +114,16 @@ pub fn in_words(
 
 /// How the service is brought to do what it alone can do, or what a person does in its stead.
 fn send_again_or_refund(invoice: &Invoice) -> String {
-    let note = |status| format!(" and note it ({})", set_status(&invoice.id, status));
-    let (and_note_it, and_note_refund) = match invoice.status {
-        LocalStatus::Settled => (String::new(), note(LocalStatus::Invalid)),
-        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => {
-            (note(LocalStatus::Settled), String::new())
-        }
+    let and_note_it = match invoice.status {
+        LocalStatus::Settled => String::new(),
+        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => format!(
+            " and note it ({})",
+            set_status(&invoice.id, LocalStatus::Settled)
+        ),
     };
     format!(
         "Redeliver the invoice's InvoiceSettled webhook in BTCPay; if that does not help, do it by \
-         hand in the service{and_note_it}, or refund the buyer, mark it invalid in \
-         BTCPay{and_note_refund}"
+         hand in the service{and_note_it}, or refund the buyer"
     )
 }
 

@@ -56,6 +56,8 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
         btcpay_url: &config.store.url,
         report,
     };
+    // Should the run stop before them.
+    reconciling.report.not_asked = listing.candidates.len() as u64;
     let free = listing.free.into_iter();
     reconciling.reconcile(
         free.map(|invoice| (invoice, Answer::of_a_free_sale()))

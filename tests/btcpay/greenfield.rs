@@ -183,7 +183,7 @@ impl Request {
 
 impl Invoice {
     /// By hand or by the API, where the move is allowed.
-    fn mark(&mut self, status: &str) -> Result<Reply, Reply> {
+    pub fn mark(&mut self, status: &str) -> Result<Reply, Reply> {
         let allowed = matches!(
             (status, self.additional.as_str(), self.status.as_str()),
             ("Settled" | "Invalid", "Marked", _)

@@ -195,11 +195,10 @@ impl Btcpay {
         self.state().invoices.push(invoice);
     }
 
-    /// What a merchant does by hand: the status changes, and the additional status says so.
+    /// What a merchant does by hand, which must be allowed.
     pub fn mark(&self, id: &str, status: &str) {
         self.change(id, |invoice| {
-            invoice.status = status.into();
-            invoice.additional = "Marked".into();
+            invoice.mark(status).unwrap();
         });
     }
 

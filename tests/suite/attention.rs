@@ -185,6 +185,24 @@ fn an_amount_as_a_json_number_is_exact_too() {
 }
 
 /// A shop where `a` is settled without a license, and a license without an invoice exists.
+#[test]
+fn what_was_corrected_as_advised_is_told_no_more() {
+    for there in ["New", "Processing", "Expired", "Invalid"] {
+        let shop = Shop::open();
+        shop.sale("a").here("settled").there(there).made();
+        let warning = shop.reconcile().exits(0).stderr;
+        let (_, advice) = warning.split_once("if not, correct it here (").unwrap();
+        shop.sql(advice.split_once(')').unwrap().0);
+        shop.reconcile().flag("--recheck").exits(0).says_nothing();
+    }
+    let shop = Shop::open();
+    let sale = shop.sale("a").here("settled").there("Expired").licensed();
+    sale.redemption("pending").made();
+    shop.reconcile()
+        .exits(0)
+        .warns("warning: [..] if not, revoke its license lic-a and correct it here (UPDATE [..]");
+}
+
 fn mended_by_hand(gift: &str) -> Shop {
     let shop = Shop::open();
     shop.sale("a").here("settled").redemption("pending").made();

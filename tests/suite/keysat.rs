@@ -101,34 +101,10 @@ fn what_a_person_did_in_the_services_stead_is_told_no_more() {
         makes(&shop, "a");
         shop.sql(by_hand);
         let warning = shop.reconcile().exits(0).stderr;
-        shop.sql(sql_in(&warning));
+        let (_, advice) = warning.split_once("note it (").unwrap();
+        shop.sql(advice.split_once(')').unwrap().0);
         shop.sql(&format!("UPDATE invoices SET updated_at = {AN_HOUR_AGO}"));
         shop.reconcile().exits(0).says_nothing();
-    }
-}
-
-/// What a warning advises to tell the database.
-fn sql_in(warning: &str) -> &str {
-    let (_, advice) = warning.split_once("note it (").unwrap();
-    advice.split_once(')').unwrap().0
-}
-
-#[test]
-fn what_was_refunded_is_told_no_more() {
-    for (makes, _) in NO_PURCHASES {
-        for here in ["pending", "settled"] {
-            let shop = Shop::of_keysat();
-            shop.sale("a").here(here).made();
-            makes(&shop, "a");
-            let warning = shop.reconcile().exits(0).stderr;
-            shop.btcpay.mark("btc-a", "Invalid");
-            if here == "settled" {
-                shop.sql(sql_in(&warning));
-            }
-            shop.reconcile().exits(0).warns("");
-            assert_eq!(shop.state("a"), "invalid");
-            shop.reconcile().flag("--recheck").exits(0).says_nothing();
-        }
     }
 }
 
@@ -309,6 +285,7 @@ const HISTORIES: &[(&str, &str, &str)] = &[
     ("A>B paid, A>B free by admin", "B", ""),
     ("A>B paid, A>B free", "B", "0"),
     ("A>B paid, A>B some day", "A", "0"),
+    ("A>B free by admin, A>B paid", "A", "1"),
     ("A>B paid, A>C free by admin", "C", "0"),
 ];
 
@@ -330,18 +307,13 @@ fn what_was_paid_in_vain_is_told_and_nothing_else() {
 }
 
 #[test]
-fn what_the_operator_gave_proves_nothing_of_a_payment_that_came_since() {
+fn what_the_operator_gave_proves_nothing_of_what_is_pending_here() {
     let shop = Shop::of_keysat();
     shop.has_history("A>B paid, A>B free by admin", "B");
     shop.reconcile().exits(0).says_nothing();
-    for paid_since in [
-        "UPDATE invoices SET status = 'pending'".to_owned(),
-        format!("UPDATE invoices SET status = 'settled', updated_at = {AN_HOUR_AGO}"),
-    ] {
-        shop.sql(&paid_since);
-        let report = shop.reconcile().json(0);
-        assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
-    }
+    shop.sql("UPDATE invoices SET status = 'pending'");
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["attention"][0]["reason"], "tier_change_paid");
 }
 
 #[test]
@@ -396,6 +368,32 @@ fn a_settled_renewal_is_told_while_the_subscription_waits_for_it() {
             told,
             "{status}"
         );
+    }
+}
+
+#[test]
+fn a_subscription_that_waits_again_does_not_wait_for_renewals_long_done() {
+    for (cycle_ends, settled, told) in [
+        ("+1 day", "-20 days", 1),
+        ("-1 day", "-2 days", 1),
+        ("-1 day", "-4 days", 0),
+    ] {
+        let shop = Shop::of_keysat();
+        let time = |when| format!("strftime('%Y-%m-%dT%H:%M:%f000000+00:00', 'now', '{when}')");
+        shop.sale("a")
+            .here("settled")
+            .licensed()
+            .created(&time("-20 days"))
+            .updated(&time(settled))
+            .made();
+        shop.is_a_renewal("a");
+        let cycle_ends = time(cycle_ends);
+        shop.sql(&format!(
+            "UPDATE subscription_invoices SET cycle_end_at = {cycle_ends}"
+        ));
+        let report = shop.reconcile().option("--max-age-hours", "720").json(0);
+        let attention = report["attention"].as_array().unwrap();
+        assert_eq!(attention.len(), told, "{cycle_ends} {settled}");
     }
 }
 

@@ -184,3 +184,16 @@ fn a_slow_database_does_not_keep_a_run_beyond_its_deadline() {
     shop.reconcile().exits(0);
     assert_eq!(shop.statuses(), format!("{SALES} settled"));
 }
+
+#[test]
+fn what_a_run_does_not_come_to_for_want_of_time_is_counted() {
+    let shop = Shop::slow(3_000_000);
+    shop.sql(
+        "UPDATE invoices SET btcpay_invoice_id = 'free-' || id, status = 'settled', amount_sats = 0,
+                             updated_at = created_at",
+    );
+    shop.sale("paid").made();
+    let report = shop.reconcile().option("--deadline", "1").json(1);
+    assert_eq!(report["not_asked"], 1, "{report}");
+    assert_eq!(report["checked"], 0);
+}

@@ -132,7 +132,7 @@ EXISTS (SELECT 1 FROM main.tier_changes WHERE invoice_id = invoices.id)";
 /// The service notes that a change took place. Where it did not, and the invoice is settled here,
 /// the policy that the license had next shows it, if it is the new one and no change that began
 /// before has taken effect since: then this one was paid for in vain. Or the operator has given that
-/// policy since, free of charge.
+/// policy meanwhile, free of charge.
 const TIER_CHANGE_IS_DONE: &str = "
 NOT EXISTS (
   SELECT 1
@@ -174,7 +174,7 @@ NOT EXISTS (
                     AND given.to_policy_id = change.to_policy_id
                     AND given.invoice_id IS NULL
                     AND given.actor = 'admin'
-                    AND given.created_at > invoices.updated_at
+                    AND given.created_at > change.created_at
                     AND unixepoch(given.effective_at) <= unixepoch()))
 )";
 
@@ -182,6 +182,8 @@ NOT EXISTS (
 const IS_RENEWAL: &str = "
 EXISTS (SELECT 1 FROM main.subscription_invoices WHERE invoice_id = invoices.id AND cycle_number >= 2)";
 
+/// A subscription that waits for money while the cycle is not over, or in the three days since that
+/// came, waits for this renewal; later it waits for the next.
 const RENEWAL_IS_DONE: &str = "
 invoices.status = 'settled' AND NOT EXISTS (
   SELECT 1
@@ -190,6 +192,8 @@ invoices.status = 'settled' AND NOT EXISTS (
    WHERE cycle.invoice_id = invoices.id
      AND cycle.cycle_number >= 2
      AND subscriptions.status IN ('past_due', 'lapsed')
+     AND (unixepoch(cycle.cycle_end_at) <= unixepoch()
+          AND unixepoch(invoices.updated_at, '+3 days') <= unixepoch()) IS NOT TRUE
 )";
 
 // Each begins with what is soon sifted: there may be many settled invoices.
