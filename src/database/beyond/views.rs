@@ -138,9 +138,9 @@ NOT EXISTS (
   SELECT 1
     FROM main.tier_changes AS change
    WHERE change.invoice_id = invoices.id
-     AND NOT EXISTS (
-           SELECT 1 FROM main.audit_log
-            WHERE action = 'subscription.upgrade.applied' AND target_id = change.id)
+     AND change.id NOT IN (
+           SELECT target_id FROM main.audit_log
+            WHERE action = 'subscription.upgrade.applied' AND target_id IS NOT NULL)
      AND NOT (
            invoices.status = 'settled'
            AND coalesce(
