@@ -39,7 +39,8 @@ impl Reconciling<'_> {
     ///
     /// # Errors
     ///
-    /// The database can take no more writes, or the run's time is over. What cannot be done for one invoice is in the report.
+    /// The database can take no more writes, or the run's time is over. What cannot be done for one
+    /// invoice is in the report.
     pub fn reconcile(&mut self, answered: Vec<(Invoice, Answer)>) -> Result<()> {
         let mut to_change = Vec::new();
         for (invoice, answer) in answered {

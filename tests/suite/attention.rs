@@ -184,7 +184,6 @@ fn an_amount_as_a_json_number_is_exact_too() {
     shop.reconcile().exits(0).warns("");
 }
 
-/// A shop where `a` is settled without a license, and a license without an invoice exists.
 #[test]
 fn what_was_corrected_as_advised_is_told_no_more() {
     for there in ["New", "Processing", "Expired", "Invalid"] {
@@ -203,6 +202,7 @@ fn what_was_corrected_as_advised_is_told_no_more() {
         .warns("warning: [..] if not, revoke its license lic-a and correct it here (UPDATE [..]");
 }
 
+/// A shop where `a` is settled without a license, and a license without an invoice exists.
 fn mended_by_hand(gift: &str) -> Shop {
     let shop = Shop::open();
     shop.sale("a").here("settled").redemption("pending").made();
