@@ -143,39 +143,38 @@ NOT EXISTS (
             WHERE action = 'subscription.upgrade.applied' AND target_id IS NOT NULL)
      AND NOT (
            invoices.status = 'settled'
-           AND coalesce(
-                 (SELECT following.from_policy_id
-                    FROM main.tier_changes AS following
-                   WHERE following.license_id = change.license_id AND following.created_at > change.created_at
-                   ORDER BY following.created_at
-                   LIMIT 1),
-                 (SELECT policy_id FROM main.licenses WHERE id = change.license_id)
-               ) IS change.to_policy_id
-           AND NOT EXISTS (
-                 SELECT 1
-                   FROM main.tier_changes AS earlier
-                  WHERE earlier.license_id = change.license_id
-                    AND earlier.to_policy_id = change.to_policy_id
-                    AND earlier.created_at < change.created_at
-                    AND (earlier.invoice_id IS NULL
-                         AND earlier.effective_at > change.created_at
-                         AND unixepoch(earlier.effective_at) <= unixepoch()
-                         OR EXISTS (
-                              SELECT 1 FROM main.audit_log
-                               WHERE action = 'subscription.upgrade.applied'
-                                 AND target_id = earlier.id
-                                 AND occurred_at > change.created_at))))
-     AND NOT (
-           invoices.status = 'settled'
-           AND EXISTS (
-                 SELECT 1
-                   FROM main.tier_changes AS given
-                  WHERE given.license_id = change.license_id
-                    AND given.to_policy_id = change.to_policy_id
-                    AND given.invoice_id IS NULL
-                    AND given.actor = 'admin'
-                    AND given.created_at > change.created_at
-                    AND unixepoch(given.effective_at) <= unixepoch()))
+           AND (coalesce(
+                  (SELECT following.from_policy_id
+                     FROM main.tier_changes AS following
+                    WHERE following.license_id = change.license_id
+                      AND following.created_at > change.created_at
+                    ORDER BY following.created_at
+                    LIMIT 1),
+                  (SELECT policy_id FROM main.licenses WHERE id = change.license_id)
+                ) IS change.to_policy_id
+                AND NOT EXISTS (
+                  SELECT 1
+                    FROM main.tier_changes AS earlier
+                   WHERE earlier.license_id = change.license_id
+                     AND earlier.to_policy_id = change.to_policy_id
+                     AND earlier.created_at < change.created_at
+                     AND (earlier.invoice_id IS NULL
+                          AND earlier.effective_at > change.created_at
+                          AND unixepoch(earlier.effective_at) <= unixepoch()
+                          OR EXISTS (
+                               SELECT 1 FROM main.audit_log
+                                WHERE action = 'subscription.upgrade.applied'
+                                  AND target_id = earlier.id
+                                  AND occurred_at > change.created_at)))
+                OR EXISTS (
+                  SELECT 1
+                    FROM main.tier_changes AS given
+                   WHERE given.license_id = change.license_id
+                     AND given.to_policy_id = change.to_policy_id
+                     AND given.invoice_id IS NULL
+                     AND given.actor = 'admin'
+                     AND given.created_at > change.created_at
+                     AND unixepoch(given.effective_at) <= unixepoch())))
 )";
 
 /// The first cycle is the purchase itself.
