@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::beyond::{AlsoOwed, Beyond};
 use super::invoice_row::read_invoice;
 use super::new_license::NewLicense;
-use super::row::{column_value, execute_one};
+use super::row::{column_value, execute_one, one};
 use super::{Access, Clock, Database, in_words, wait_for_locks};
 use crate::decide::{Change, Redeem};
 use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus, Tip};
@@ -218,28 +218,25 @@ impl Writing<'_> {
         moved: RedemptionMoved,
         slots: i64,
     ) -> anyhow::Result<OwedRedemption> {
-        let (id, code_id) = self
-            .transaction
-            .prepare_cached("SELECT id, code_id FROM discount_redemptions WHERE invoice_id = ?1")?
-            .query_and_then([&invoice.id.0], |row| {
-                anyhow::Ok((
-                    column_value::<String>(row, "id")?,
-                    column_value::<String>(row, "code_id")?,
-                ))
-            })?
-            .next()
-            .context("its redemption is gone")?
-            .context("its redemption's row cannot be used")?;
+        const REDEMPTION: &str =
+            "SELECT id, code_id FROM discount_redemptions WHERE invoice_id = ?1";
+        const USES: &str = "SELECT used_count FROM discount_codes WHERE id = ?1";
+        let (id, code_id) = one(&self.transaction, REDEMPTION, &[&invoice.id.0], |row| {
+            Ok((
+                column_value::<String>(row, "id")?,
+                column_value::<String>(row, "code_id")?,
+            ))
+        })
+        .context("its redemption's row cannot be used")?
+        .context("its redemption is gone")?;
         let used_count = if slots == 0 {
             None
         } else {
-            let used: i64 = self
-                .transaction
-                .prepare_cached("SELECT used_count FROM discount_codes WHERE id = ?1")?
-                .query_and_then([&code_id], |row| column_value(row, "used_count"))?
-                .next()
-                .with_context(|| format!("its discount code {code_id} does not exist"))?
-                .with_context(|| format!("its discount code {code_id} cannot be used"))?;
+            let used: i64 = one(&self.transaction, USES, &[&code_id], |row| {
+                column_value(row, "used_count")
+            })
+            .with_context(|| format!("its discount code {code_id} cannot be used"))?
+            .with_context(|| format!("its discount code {code_id} does not exist"))?;
             Some(used.saturating_add(slots).max(0))
         };
         Ok(OwedRedemption {
