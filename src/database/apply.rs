@@ -13,7 +13,7 @@ use super::beyond::{AlsoOwed, Beyond};
 use super::invoice_row::read_invoice;
 use super::new_license::NewLicense;
 use super::row::{column_value, execute_one, one};
-use super::{Access, Clock, Database, in_words, wait_for_locks};
+use super::{Access, Clock, Database, audit, in_words, wait_for_locks};
 use crate::decide::{Change, Redeem};
 use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus, Tip};
 
@@ -373,10 +373,6 @@ UPDATE discount_codes
    SET used_count = :used_count, updated_at = :now
  WHERE id = :id";
 
-const AUDIT: &str = "
-INSERT INTO audit_log ( actor_kind,  action,  target_kind,  target_id,  details_json, occurred_at)
-VALUES                ('reconcile', :action, :target_kind, :target_id, :details_json, :now)";
-
 fn write_all(
     savepoint: &Savepoint,
     beyond: &Beyond,
@@ -395,18 +391,9 @@ fn write_all(
         "to": applied.to,
     })
     .to_string();
-    let audit = |action: String, target_kind: &str, target_id: &str| {
-        write(
-            "the audit row",
-            AUDIT,
-            named_params! {
-                ":action": action,
-                ":target_kind": target_kind,
-                ":target_id": target_id,
-                ":details_json": details,
-                ":now": now,
-            },
-        )
+    let audit = |action: &str, target_kind: &str, target_id: &str| {
+        let note = ["reconcile", action, target_kind, target_id];
+        audit::note(savepoint, note, &details, now)
     };
 
     if applied.from != applied.to {
@@ -416,7 +403,7 @@ fn write_all(
             named_params! { ":id": invoice.id.0, ":status": applied.to.word(), ":now": now },
         )?;
         audit(
-            format!("invoice.{}", applied.to.word()),
+            &format!("invoice.{}", applied.to.word()),
             "invoice",
             &invoice.id.0,
         )?;
@@ -441,7 +428,7 @@ fn write_all(
                 ":metadata_json": beyond.license_metadata(&invoice.btcpay_id).to_string(),
             },
         )?;
-        audit("license.issued".into(), "license", license_id)?;
+        audit("license.issued", "license", license_id)?;
     }
     if let Some(redemption) = &owed.redemption {
         write(
@@ -466,7 +453,7 @@ fn write_all(
             )?;
         }
         audit(
-            format!("redemption.{}", redemption.moved.word()),
+            &format!("redemption.{}", redemption.moved.word()),
             "redemption",
             &redemption.id,
         )?;

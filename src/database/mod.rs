@@ -17,6 +17,7 @@
 mod invoice_row;
 
 mod apply;
+mod audit;
 mod beyond;
 mod candidates;
 mod contract;

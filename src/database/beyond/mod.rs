@@ -46,7 +46,7 @@ SELECT lower(tables.name || '.' || columns.name)
    AND lower(tables.name) IN (
          'tier_changes', 'subscriptions', 'subscription_invoices', 'payment_providers',
          'btcpay_config', 'webhook_endpoints', 'webhook_deliveries',
-         'invoices', 'policies', 'products', 'audit_log')";
+         'invoices', 'policies', 'products')";
 
 impl Beyond {
     pub fn look(connection: &Connection) -> rusqlite::Result<Self> {

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Beyond;
-use crate::database::Clock;
 use crate::database::new_license::NewLicense;
 use crate::database::row::{column_value, one};
+use crate::database::{Clock, audit};
 use crate::invoice::{Invoice, LicenseId, Tip};
 
 /// All of it, read and checked.
@@ -232,12 +232,12 @@ impl Beyond {
                 "sats": tip.sats,
             });
             let note = ["reconcile", "tip.not_sent", "license", &license_id.0];
-            self.audit(savepoint, note, &details, now)?;
+            audit::note(savepoint, note, &details.to_string(), now)?;
         }
         if let Some(redeemed) = &owed.redeemed {
             let data = redeemed.data(invoice, license_id);
             let note = ["system", CODE_REDEEMED, "discount_code", &redeemed.code_id];
-            self.audit(savepoint, note, &data, now)?;
+            audit::note(savepoint, note, &data.to_string(), now)?;
             self.queue(
                 savepoint,
                 &owed.told_of_redemption,
@@ -247,27 +247,6 @@ impl Beyond {
             )?;
         }
         Ok(())
-    }
-
-    fn audit(
-        &self,
-        savepoint: &Savepoint,
-        [actor_kind, action, target_kind, target_id]: [&str; 4],
-        details: &Value,
-        now: &str,
-    ) -> Result<()> {
-        self.insert(
-            savepoint,
-            "audit_log",
-            &[
-                ("actor_kind", &actor_kind),
-                ("action", &action),
-                ("target_kind", &target_kind),
-                ("target_id", &target_id),
-                ("details_json", &details.to_string()),
-                ("occurred_at", &now),
-            ],
-        )
     }
 
     /// Leaves a delivery to each endpoint for the service to make.
