@@ -22,6 +22,8 @@ pub struct Terms {
     pub entitlements_json: String,
     pub entitlements: Vec<String>,
     pub is_trial: i64,
+    /// The license begins with a trial of so many days, whatever its terms are afterwards.
+    pub trial_days: Option<i64>,
 }
 
 struct Sale {
@@ -38,7 +40,6 @@ struct Policy {
     max_machines: i64,
     entitlements_json: String,
     is_trial: i64,
-    /// The license begins with a trial of so many days, whatever its terms are afterwards.
     trial_days: Option<i64>,
 }
 
@@ -126,6 +127,7 @@ impl Terms {
             entitlements_json: "[]".into(),
             entitlements: Vec::new(),
             is_trial: 0,
+            trial_days: None,
         }
     }
 }
@@ -166,6 +168,7 @@ impl Policy {
             entitlements_json: self.entitlements_json,
             entitlements,
             is_trial: self.trial_days.map_or(self.is_trial, |_| 1),
+            trial_days: self.trial_days,
         })
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Beyond;
-use crate::database::new_license::NewLicense;
+use crate::database::new_license::{NewLicense, Terms};
 use crate::database::row::{column_value, one};
 use crate::database::{Clock, audit};
 use crate::invoice::{Invoice, LicenseId, Tip};
@@ -24,8 +24,6 @@ pub struct AlsoOwed {
 }
 
 struct Subscription {
-    policy_id: String,
-    product_id: String,
     period_days: i64,
     listed_currency: String,
     listed_value: i64,
@@ -91,7 +89,8 @@ impl Beyond {
         if let Some(license) = license {
             owed.told_of_license = self.endpoints(connection, LICENSE_ISSUED)?;
             if let Some(policy_id) = &license.terms.policy_id {
-                owed.subscription = self.subscription(connection, invoice, policy_id, clock)?;
+                owed.subscription =
+                    self.subscription(connection, invoice, policy_id, &license.terms, clock)?;
                 owed.tip = self.tip(connection, invoice, policy_id)?;
             }
         }
@@ -118,6 +117,7 @@ impl Beyond {
         connection: &Connection,
         invoice: &Invoice,
         policy_id: &str,
+        terms: &Terms,
         clock: Clock,
     ) -> Result<Option<Subscription>> {
         if !self.has_recurring_policies() {
@@ -131,10 +131,7 @@ impl Beyond {
             }
         };
         let sql = format!(
-            "SELECT policies.id AS policy_id,
-                    invoices.product_id,
-                    max(coalesce(policies.renewal_period_days, 1), 1) AS period_days,
-                    (SELECT trial_days FROM policies_beyond WHERE policy_id = ?2) AS trial_days,
+            "SELECT max(coalesce(policies.renewal_period_days, 1), 1) AS period_days,
                     {listed_currency},
                     {listed_value},
                     {merchant_profile_id},
@@ -150,7 +147,6 @@ impl Beyond {
         );
         one(connection, &sql, &[&invoice.id.0, policy_id], |row| {
             let period_days: i64 = column_value(row, "period_days")?;
-            let trial_days: Option<i64> = column_value(row, "trial_days")?;
             let listed = (
                 column_value::<Option<String>>(row, "listed_currency")?,
                 column_value::<Option<i64>>(row, "listed_value")?,
@@ -159,10 +155,8 @@ impl Beyond {
                 (Some(currency), Some(value)) => (currency, value),
                 (Some(_) | None, None) | (None, Some(_)) => ("SAT".into(), invoice.amount_sats),
             };
-            let first_cycle_days = trial_days.unwrap_or(period_days);
+            let first_cycle_days = terms.trial_days.unwrap_or(period_days);
             Ok(Subscription {
-                policy_id: column_value(row, "policy_id")?,
-                product_id: column_value(row, "product_id")?,
                 period_days,
                 listed_currency,
                 listed_value,
@@ -221,9 +215,16 @@ impl Beyond {
         if let Some(license) = license {
             let data = license_data(invoice, license, license_id);
             self.queue(savepoint, &owed.told_of_license, LICENSE_ISSUED, &data, now)?;
-        }
-        if let Some(subscription) = &owed.subscription {
-            self.begin_subscription(savepoint, subscription, invoice, license_id, now)?;
+            if let Some(subscription) = &owed.subscription {
+                self.begin_subscription(
+                    savepoint,
+                    subscription,
+                    invoice,
+                    license,
+                    license_id,
+                    now,
+                )?;
+            }
         }
         if let Some(tip) = &owed.tip {
             let details = json!({
@@ -282,6 +283,7 @@ impl Beyond {
         savepoint: &Savepoint,
         subscription: &Subscription,
         invoice: &Invoice,
+        license: &NewLicense,
         license_id: &LicenseId,
         now: &str,
     ) -> Result<()> {
@@ -292,8 +294,8 @@ impl Beyond {
             &[
                 ("id", &id),
                 ("license_id", &license_id.0),
-                ("policy_id", &subscription.policy_id),
-                ("product_id", &subscription.product_id),
+                ("policy_id", &license.terms.policy_id),
+                ("product_id", &license.product_id),
                 ("period_days", &subscription.period_days),
                 ("listed_currency", &subscription.listed_currency),
                 ("listed_value", &subscription.listed_value),
