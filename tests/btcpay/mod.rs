@@ -14,6 +14,8 @@ use std::thread;
 use greenfield::{Key, Store, answer};
 use serde_json::{Value, json};
 
+/// A key without restrictions, once a test [`Btcpay::gives`] it.
+pub const OWNERS_KEY: &str = "1f2e3d4c5b6a79880a1b2c3d4e5f60718293a4b5";
 pub const STORE: &str = "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776";
 pub const KEY: &str = "6f3a1c9e5b7d2f4a8c0e1b3d5f7a9c2e4b6d8f0a";
 

@@ -47,9 +47,6 @@ SELECT i.id                                                AS invoice,
   LEFT JOIN discount_codes c ON c.id = r.code_id
  ORDER BY i.id";
 
-/// May also mark invoices.
-const OWNERS_KEY: &str = "9d8c7b6a5f4e3d2c1b0a9f8e7d6c5b4a39281706";
-
 fn main() -> ExitCode {
     let done = match env::args_os().nth(1) {
         None => demonstrate(),
@@ -111,11 +108,12 @@ fn leave_open(folder: &Path) -> Result<()> {
     println!("BTCPAY_URL={}", btcpay.url());
     println!("BTCPAY_STORE_ID={}", btcpay::STORE);
     println!("BTCPAY_API_KEY_FILE={}", key_file.display());
-    btcpay.gives(OWNERS_KEY, &["unrestricted"]);
+    btcpay.gives(btcpay::OWNERS_KEY, &["unrestricted"]);
     println!(
         "# Mark Dave's invoice settled, as its page in BTCPay would; then: reconcile --recheck\n\
-         # curl -H 'Authorization: token {OWNERS_KEY}' --json '{{\"status\":\"Settled\"}}' \\\n\
+         # curl -H 'Authorization: token {}' --json '{{\"status\":\"Settled\"}}' \\\n\
          #   {}/api/v1/stores/{}/invoices/btcpay-inv-4/status",
+        btcpay::OWNERS_KEY,
         btcpay.url(),
         btcpay::STORE
     );

@@ -18,11 +18,9 @@ use rusqlite::{Connection, params};
 use serde_json::json;
 use tempfile::TempDir;
 
-use btcpay::{Btcpay, Version};
+use btcpay::{Btcpay, OWNERS_KEY, Version};
 use program::{Ran, Run};
 use server::{LentStore, Made, VIEW_INVOICES};
-
-const OWNERS_KEY: &str = "1f2e3d4c5b6a79880a1b2c3d4e5f60718293a4b5";
 
 /// With the others, more candidates than are asked about one by one.
 const CROWD: usize = 8;
