@@ -1,4 +1,4 @@
-//! What BTCPay Server, or a proxy before it, can say instead of an invoice.
+//! How a run handles the answers of BTCPay Server, or of a proxy in front of it.
 
 use crate::btcpay::{self, Fault, KEY, STORE, Version};
 use crate::shop::{BTC, STOPPED, Shop, at_once};
@@ -8,7 +8,7 @@ fn html(status: u16) -> Fault {
 }
 
 #[test]
-fn a_bad_answer_about_one_invoice_is_its_failure_alone() {
+fn bad_answer_fails_only_its_invoice() {
     let invoice = |id: &str, store: &str, status: &str| {
         format!(
             r#"{{"id":"{id}","storeId":"{store}","status":"{status}","currency":"BTC","amount":"1"}}"#
@@ -54,14 +54,14 @@ fn a_bad_answer_about_one_invoice_is_its_failure_alone() {
         (Fault::HalfABody, "broke off"),
         (Fault::EndlessBody, "larger than 32 MiB"),
     ];
-    at_once(cases, |(fault, said)| {
+    at_once(cases, |(fault, expected)| {
         let shop = Shop::open();
         shop.sale("bad").redemption("pending").made();
         shop.sale("good").made();
         shop.btcpay.fails("btc-bad", fault);
         let report = shop.reconcile().json(3);
         let error = report["failures"][0]["error"].as_str().unwrap();
-        assert!(error.contains(said), "{error}");
+        assert!(error.contains(expected), "{error}");
         assert_eq!(report["failures"][0]["invoice_id"], "bad");
         assert_eq!(report["checked"], 2);
         assert_eq!(shop.state("bad"), "pending, pending, used 1");
@@ -77,7 +77,7 @@ fn a_bad_answer_about_one_invoice_is_its_failure_alone() {
 }
 
 #[test]
-fn an_invoice_that_the_store_does_not_have_is_a_failure_on_every_version() {
+fn invoice_missing_from_store_fails_on_every_version() {
     for (version, code, requests) in [(Version::UpTo2_3, "404", 3), (Version::From2_4, "403", 4)] {
         let shop = Shop::open();
         shop.btcpay.is_version(version);
@@ -96,7 +96,7 @@ fn an_invoice_that_the_store_does_not_have_is_a_failure_on_every_version() {
         );
         assert_eq!(
             report["requests"], requests,
-            "the key is doubted once at most"
+            "the key is checked at most once"
         );
         assert_eq!(
             shop.state("good"),
@@ -107,7 +107,7 @@ fn an_invoice_that_the_store_does_not_have_is_a_failure_on_every_version() {
 }
 
 #[test]
-fn a_refused_key_stops_the_run_at_once() {
+fn refused_key_stops_the_run_at_once() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.sale("b").made();
@@ -125,7 +125,7 @@ fn a_refused_key_stops_the_run_at_once() {
 }
 
 #[test]
-fn a_key_without_the_permission_is_told_from_a_missing_invoice() {
+fn missing_permission_is_not_reported_as_missing_invoice() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.sale("b").made();
@@ -140,7 +140,7 @@ fn a_key_without_the_permission_is_told_from_a_missing_invoice() {
 }
 
 #[test]
-fn whether_the_key_is_bad_may_stay_open() {
+fn unverifiable_key_does_not_stop_the_run() {
     let shop = Shop::open();
     shop.btcpay.is_version(Version::From2_4);
     for id in ["a", "b"] {
@@ -155,12 +155,12 @@ fn whether_the_key_is_bad_may_stay_open() {
     assert!(error.contains("could not be told"), "{error}");
     assert_eq!(
         report["requests"], 5,
-        "two invoices, and three tries for the list"
+        "one request per invoice, and three tries of the list"
     );
 }
 
 #[test]
-fn a_wrong_path_is_told_once_and_not_for_every_invoice() {
+fn wrong_url_path_is_reported_once() {
     let shop = Shop::open();
     shop.btcpay.lives_under("/btcpay");
     shop.sale("a").made();
@@ -180,17 +180,17 @@ fn a_wrong_path_is_told_once_and_not_for_every_invoice() {
 }
 
 #[test]
-fn btcpay_unplugged_stops_the_run_with_one_message() {
+fn unreachable_btcpay_stops_the_run_with_one_message() {
     let shop = Shop::open();
     for id in ["a", "b", "c", "d", "e"] {
         shop.sale(id).made();
     }
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+    let unused = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
     let nowhere = [
-        format!("http://{nobody}"),
+        format!("http://{unused}"),
         "http://btcpay-nowhere.internal".into(),
     ];
     at_once(nowhere, |nowhere| {
@@ -205,7 +205,7 @@ fn btcpay_unplugged_stops_the_run_with_one_message() {
         assert_eq!(report["failures"], serde_json::json!([]));
         assert_eq!(
             report["requests"], 9,
-            "three tries for three invoices in a row"
+            "three tries each for three consecutive invoices"
         );
         assert_eq!(report["not_asked"], 2);
         shop.reconcile()
@@ -219,7 +219,7 @@ fn btcpay_unplugged_stops_the_run_with_one_message() {
 }
 
 #[test]
-fn an_id_that_would_lead_elsewhere_asks_for_nothing_else() {
+fn odd_invoice_id_cannot_reach_another_path() {
     for id in [
         "a/b",
         "a?take=1",
@@ -240,7 +240,7 @@ fn an_id_that_would_lead_elsewhere_asks_for_nothing_else() {
         assert_eq!(
             shop.state("a"),
             "settled, licensed",
-            "{id}: it is that very invoice"
+            "{id}: the id leads to its own invoice"
         );
     }
     for id in ["", ".", "..", "a\nb", "a\tb", "\u{7f}", &"a".repeat(300)] {
@@ -255,7 +255,7 @@ fn an_id_that_would_lead_elsewhere_asks_for_nothing_else() {
 }
 
 #[test]
-fn an_archived_invoice_has_a_live_status() {
+fn archived_invoice_is_reconciled() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.btcpay
@@ -265,7 +265,7 @@ fn an_archived_invoice_has_a_live_status() {
 }
 
 #[test]
-fn the_program_says_who_asks() {
+fn user_agent_names_the_program_and_version() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.reconcile().exits(0);
@@ -276,7 +276,7 @@ fn the_program_says_who_asks() {
 }
 
 #[test]
-fn an_invoice_that_nobody_sold_is_none_of_its_business() {
+fn btcpay_invoice_without_local_row_is_ignored() {
     let shop = Shop::open();
     shop.btcpay
         .add(btcpay::Invoice::new("btc-web-shop", "Settled", BTC));
