@@ -1,9 +1,10 @@
-//! What only the merchant can settle.
+//! Cases that only the merchant can resolve.
 
 use crate::shop::Shop;
 
-/// (here, there, additional status, paid, the attention, the state afterwards).
-const TOLD: &[(&str, &str, &str, &str, &str, &str)] = &[
+/// (local status, status in BTCPay, additional status, amount paid, attention reason, state
+/// afterwards).
+const REPORTED: &[(&str, &str, &str, &str, &str, &str)] = &[
     (
         "pending",
         "Expired",
@@ -63,8 +64,8 @@ const TOLD: &[(&str, &str, &str, &str, &str, &str)] = &[
 ];
 
 #[test]
-fn money_and_doubt_are_told_in_the_report_and_on_stderr() {
-    for row in TOLD {
+fn attention_is_in_the_report_and_on_stderr() {
+    for row in REPORTED {
         let (here, there, additional, paid, reason, after) = *row;
         let shop = Shop::open();
         shop.sale("a")
@@ -83,7 +84,7 @@ fn money_and_doubt_are_told_in_the_report_and_on_stderr() {
 }
 
 #[test]
-fn nothing_is_told_where_nothing_came_or_the_merchant_has_decided() {
+fn no_warning_if_unpaid_settled_or_marked() {
     for (there, additional, paid) in [
         ("Expired", "None", "0"),
         ("Expired", "Marked", "0.00021"),
@@ -103,7 +104,7 @@ fn nothing_is_told_where_nothing_came_or_the_merchant_has_decided() {
 }
 
 #[test]
-fn recheck_tells_of_closed_invoices_too_and_changes_nothing() {
+fn recheck_reports_closed_invoices_and_changes_nothing() {
     let shop = Shop::open();
     shop.sale("late")
         .here("expired")
@@ -120,7 +121,11 @@ fn recheck_tells_of_closed_invoices_too_and_changes_nothing() {
 
     shop.btcpay.mark("btc-late", "Invalid");
     shop.reconcile().flag("--recheck").exits(0).says_nothing();
-    assert_eq!(shop.everything(), before, "it is told no more");
+    assert_eq!(
+        shop.everything(),
+        before,
+        "marking it invalid changes nothing locally"
+    );
 
     shop.btcpay.mark("btc-late", "Settled");
     shop.reconcile().flag("--recheck").exits(0).warns("");
@@ -128,7 +133,7 @@ fn recheck_tells_of_closed_invoices_too_and_changes_nothing() {
 }
 
 #[test]
-fn a_server_that_does_not_say_what_was_paid_is_understood() {
+fn missing_paid_amount_is_accepted() {
     let shop = Shop::open();
     shop.sale("late")
         .there("Expired")
@@ -146,8 +151,8 @@ fn a_server_that_does_not_say_what_was_paid_is_understood() {
 }
 
 #[test]
-fn an_amount_that_differs_is_told_with_the_settlement() {
-    for (amount, currency, told) in [
+fn amount_mismatch_is_reported_but_still_settles() {
+    for (amount, currency, mismatch) in [
         ("0.00021", "BTC", false),
         ("0.000210000", "BTC", false),
         ("21000", "SATS", false),
@@ -164,10 +169,10 @@ fn an_amount_that_differs_is_told_with_the_settlement() {
         let report = shop.reconcile().json(0);
         assert_eq!(
             report["attention"] != serde_json::json!([]),
-            told,
+            mismatch,
             "{amount} {currency}"
         );
-        if told {
+        if mismatch {
             assert_eq!(report["attention"][0]["reason"], "amount_mismatch");
         }
         assert_eq!(shop.state("a"), "settled, licensed");
@@ -175,7 +180,7 @@ fn an_amount_that_differs_is_told_with_the_settlement() {
 }
 
 #[test]
-fn an_amount_as_a_json_number_is_exact_too() {
+fn amount_as_json_number_is_exact() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.btcpay.change("btc-a", |invoice| {
@@ -185,7 +190,7 @@ fn an_amount_as_a_json_number_is_exact_too() {
 }
 
 #[test]
-fn what_was_corrected_as_advised_is_told_no_more() {
+fn following_the_advice_clears_the_warning() {
     for there in ["New", "Processing", "Expired", "Invalid"] {
         let shop = Shop::open();
         shop.sale("a").here("settled").there(there).made();
@@ -202,8 +207,8 @@ fn what_was_corrected_as_advised_is_told_no_more() {
         .warns("warning: [..] if not, revoke its license lic-a and correct it here (UPDATE [..]");
 }
 
-/// A shop where `a` is settled without a license, and a license without an invoice exists.
-fn mended_by_hand(gift: &str) -> Shop {
+/// A shop with a settled invoice `a` that has no license, and a license that has no invoice.
+fn with_unlinked_license(gift: &str) -> Shop {
     let shop = Shop::open();
     shop.sale("a").here("settled").redemption("pending").made();
     shop.sql(&format!(
@@ -213,13 +218,13 @@ fn mended_by_hand(gift: &str) -> Shop {
 }
 
 #[test]
-fn a_license_issued_by_hand_since_leaves_it_to_a_person() {
+fn license_issued_by_hand_prevents_a_second_one() {
     for gift in [
         "'pro', 'a@example.com', strftime('%Y-%m-%d %H:%M:%S', 'now', '-30 minutes')",
         "'pro', 'A@Example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')",
         "'pro', 'a@example.com', 'some day'",
     ] {
-        let shop = mended_by_hand(gift);
+        let shop = with_unlinked_license(gift);
         let before = shop.everything();
         shop.reconcile()
             .exits(0)
@@ -236,14 +241,14 @@ fn a_license_issued_by_hand_since_leaves_it_to_a_person() {
 }
 
 #[test]
-fn another_license_is_no_reason_to_leave_a_buyer_without() {
+fn unrelated_license_does_not_prevent_issuing() {
     for gift in [
         "'pro', 'a@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-2 hours')",
         "'pro', 'b@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')",
         "'pro', NULL, strftime('%Y-%m-%dT%H:%M:%SZ', 'now')",
         "'other', 'a@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')",
     ] {
-        let shop = mended_by_hand(gift);
+        let shop = with_unlinked_license(gift);
         shop.reconcile().exits(0).warns("");
         assert_eq!(
             shop.state("a"),
@@ -254,8 +259,9 @@ fn another_license_is_no_reason_to_leave_a_buyer_without() {
 }
 
 #[test]
-fn quotes_cannot_break_out_of_the_sql_that_is_proposed() {
-    let shop = mended_by_hand("'pro', 'a@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')");
+fn suggested_sql_escapes_quotes() {
+    let shop =
+        with_unlinked_license("'pro', 'a@example.com', strftime('%Y-%m-%dT%H:%M:%SZ', 'now')");
     shop.sql("UPDATE licenses SET id = 'x''; DROP TABLE licenses; --'");
     shop.reconcile()
         .exits(0)
