@@ -1,4 +1,5 @@
-//! Many invoices at once: the store's list is swept, and what it does not show is asked for by id.
+//! Many invoices at once: a run pages through the store's list, and fetches by id any invoice that
+//! the list does not show.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::shop::{BTC, Shop};
 
 const ALL_SETTLED: fn(i64) -> &'static str = |_| "Settled";
 
-/// How many requests there were for pages of the list, and for single invoices.
+/// The number of requests for pages of the list, and for single invoices.
 fn pages_and_single(shop: &Shop) -> (usize, usize) {
     let requests = shop.btcpay.requests();
     let pages = requests
@@ -20,7 +21,7 @@ fn pages_and_single(shop: &Shop) -> (usize, usize) {
 }
 
 #[test]
-fn many_are_asked_for_in_bulk_and_few_one_by_one() {
+fn many_invoices_are_listed_and_few_fetched_by_id() {
     let shop = Shop::open();
     shop.many_sales(10, ALL_SETTLED);
     shop.reconcile().flag("-n").exits(0);
@@ -33,7 +34,11 @@ fn many_are_asked_for_in_bulk_and_few_one_by_one() {
     let dry = shop.reconcile().flag("-n").json(0);
     assert_eq!(shop.statuses(), "1200 pending");
     let report = shop.reconcile().json(0);
-    assert_eq!(pages_and_single(&shop), (6, 0), "dry and real");
+    assert_eq!(
+        pages_and_single(&shop),
+        (6, 0),
+        "three pages in the dry run, three in the real one"
+    );
     for report in [&dry, &report] {
         assert_eq!(report["checked"], 1200);
         assert_eq!(report["requests"], 3);
@@ -54,7 +59,7 @@ fn many_are_asked_for_in_bulk_and_few_one_by_one() {
 }
 
 #[test]
-fn the_list_is_asked_for_as_the_server_wants_it() {
+fn list_request_has_the_expected_query() {
     let shop = Shop::open();
     shop.many_sales(11, ALL_SETTLED);
     let oldest: i64 = shop
@@ -73,7 +78,7 @@ fn the_list_is_asked_for_as_the_server_wants_it() {
 }
 
 #[test]
-fn paging_stops_when_every_candidate_was_seen() {
+fn paging_stops_once_every_candidate_is_seen() {
     let shop = Shop::open();
     shop.many_sales(600, ALL_SETTLED);
     shop.sql(
@@ -89,7 +94,7 @@ fn paging_stops_when_every_candidate_was_seen() {
 }
 
 #[test]
-fn invoices_made_while_paging_only_repeat_others() {
+fn invoices_created_while_paging_do_no_harm() {
     let shop = Shop::open();
     shop.many_sales(1200, ALL_SETTLED);
     let head = shop.btcpay.later(|invoices| {
@@ -108,7 +113,7 @@ fn invoices_made_while_paging_only_repeat_others() {
 }
 
 #[test]
-fn what_slips_from_page_to_page_is_asked_for_by_id() {
+fn invoices_skipped_between_pages_are_fetched_by_id() {
     let shop = Shop::open();
     shop.many_sales(1200, ALL_SETTLED);
     let deleted = shop.btcpay.later(|invoices| drop(invoices.drain(..5)));
@@ -119,7 +124,7 @@ fn what_slips_from_page_to_page_is_asked_for_by_id() {
 }
 
 #[test]
-fn equal_times_across_a_page_border_lose_nothing() {
+fn equal_creation_times_across_pages_lose_nothing() {
     let shop = Shop::open();
     shop.many_sales(1200, ALL_SETTLED);
     shop.btcpay.later(|invoices| {
@@ -134,12 +139,12 @@ fn equal_times_across_a_page_border_lose_nothing() {
     let (pages, single) = pages_and_single(&shop);
     assert!(
         pages == 3 && single > 0,
-        "the border did cut through: {pages}, {single}"
+        "a page boundary splits the equal times: {pages}, {single}"
     );
 }
 
 #[test]
-fn an_archived_candidate_is_on_the_list() {
+fn archived_candidate_is_listed() {
     let shop = Shop::open();
     shop.many_sales(20, ALL_SETTLED);
     shop.btcpay
@@ -150,7 +155,7 @@ fn an_archived_candidate_is_on_the_list() {
 }
 
 #[test]
-fn a_candidate_that_btcpay_no_longer_has_is_a_failure_and_not_expired() {
+fn candidate_gone_from_btcpay_fails_and_stays_pending() {
     for version in [btcpay::Version::UpTo2_3, btcpay::Version::From2_4] {
         let shop = Shop::open();
         shop.btcpay.is_version(version);
@@ -165,7 +170,7 @@ fn a_candidate_that_btcpay_no_longer_has_is_a_failure_and_not_expired() {
 }
 
 #[test]
-fn what_the_list_says_unclearly_is_asked_for_by_id() {
+fn unclear_list_entry_is_fetched_by_id() {
     let shop = Shop::open();
     shop.many_sales(20, ALL_SETTLED);
     shop.btcpay
@@ -179,7 +184,7 @@ fn what_the_list_says_unclearly_is_asked_for_by_id() {
 }
 
 #[test]
-fn a_list_that_cannot_be_had_gives_way_to_asking_by_id() {
+fn unavailable_list_falls_back_to_single_requests() {
     for fault in [
         Fault::Answer(500, "", String::new()),
         Fault::Answer(422, "", r#"[{"path":"startDate","message":"odd"}]"#.into()),
@@ -199,7 +204,7 @@ fn a_list_that_cannot_be_had_gives_way_to_asking_by_id() {
 }
 
 #[test]
-fn a_busy_store_is_not_read_for_a_few_candidates() {
+fn busy_store_is_not_listed_in_full() {
     let shop = Shop::open();
     shop.many_sales(60, ALL_SETTLED);
     shop.btcpay.later(|invoices| {
@@ -220,7 +225,7 @@ fn a_busy_store_is_not_read_for_a_few_candidates() {
 }
 
 #[test]
-fn each_page_is_written_before_the_next_is_asked_for() {
+fn each_page_is_written_before_the_next_request() {
     let shop = Shop::open();
     shop.many_sales(1200, ALL_SETTLED);
     let service = shop.connection();
@@ -235,7 +240,7 @@ fn each_page_is_written_before_the_next_is_asked_for() {
             .unwrap();
         service
             .execute("UPDATE invoices SET buyer_note = ?1", [settled])
-            .expect("no lock is held while a page is under way");
+            .expect("no lock is held during a request");
     });
     shop.reconcile().exits(0);
     assert_eq!(
@@ -246,13 +251,13 @@ fn each_page_is_written_before_the_next_is_asked_for() {
 }
 
 #[test]
-fn one_bad_row_undoes_only_itself() {
+fn one_bad_row_rolls_back_only_itself() {
     for refusal in [
         "CREATE TRIGGER picky BEFORE INSERT ON licenses WHEN new.invoice_id = '7'
          BEGIN SELECT RAISE(ABORT, 'not this one'); END",
         "CREATE TRIGGER picky BEFORE INSERT ON licenses WHEN new.invoice_id = '7'
          BEGIN SELECT RAISE(ROLLBACK, 'not this one'); END",
-        // Refused only when the transaction is committed.
+        // Fails only at commit.
         "CREATE TABLE ledger (license_id TEXT REFERENCES products (id) DEFERRABLE INITIALLY DEFERRED);
          CREATE TRIGGER picky AFTER INSERT ON licenses WHEN new.invoice_id = '7'
          BEGIN INSERT INTO ledger VALUES (new.id); END",
@@ -271,7 +276,7 @@ fn one_bad_row_undoes_only_itself() {
 }
 
 #[test]
-fn two_rows_of_one_btcpay_invoice_are_both_reconciled() {
+fn two_rows_sharing_a_btcpay_invoice_are_reconciled() {
     let schema = include_str!("../../schema.sql");
     let not_unique = schema.replace(
         "btcpay_invoice_id TEXT NOT NULL UNIQUE",
