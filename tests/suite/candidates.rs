@@ -1,10 +1,10 @@
-//! Which invoices are asked about.
+//! Which invoices a run looks up.
 
 use crate::btcpay::Fault;
 use crate::shop::Shop;
 
-/// The invoices that a run asked about, in its order.
-fn asked(shop: &Shop) -> Vec<String> {
+/// The invoices looked up since the last call, in order.
+fn looked_up(shop: &Shop) -> Vec<String> {
     shop.btcpay
         .requests()
         .iter()
@@ -13,7 +13,7 @@ fn asked(shop: &Shop) -> Vec<String> {
 }
 
 #[test]
-fn nobody_is_asked_when_there_is_nothing_to_ask() {
+fn no_candidates_means_no_requests() {
     let shop = Shop::open();
     shop.sale("sold")
         .here("settled")
@@ -26,15 +26,15 @@ fn nobody_is_asked_when_there_is_nothing_to_ask() {
         .redemption("cancelled")
         .made();
     shop.reconcile().exits(0).says_nothing();
-    assert_eq!(asked(&shop), [""; 0]);
+    assert_eq!(looked_up(&shop), [""; 0]);
 }
 
 #[test]
-fn a_dry_run_asks_all_the_same_whether_btcpay_can_be_asked() {
+fn dry_run_without_candidates_still_checks_access() {
     let shop = Shop::open();
     shop.reconcile().flag("-n").exits(0).says_nothing();
     assert_eq!(shop.btcpay.requests().len(), 1);
-    for (settings, said) in [
+    for (settings, expected) in [
         (
             shop.reconcile().env("BTCPAY_API_KEY", "revoked"),
             "error: BTCPay Server refused the API key (401): [..]",
@@ -49,7 +49,7 @@ fn a_dry_run_asks_all_the_same_whether_btcpay_can_be_asked() {
             "error: could not connect to BTCPay Server at http://127.0.0.1:1/; [..]",
         ),
     ] {
-        settings.flag("-n").exits(1).warns(said);
+        settings.flag("-n").exits(1).warns(expected);
     }
     for odd in [
         Fault::Answer(302, "Location: https://example.com\r\n", String::new()),
@@ -63,7 +63,7 @@ fn a_dry_run_asks_all_the_same_whether_btcpay_can_be_asked() {
 }
 
 #[test]
-fn the_oldest_is_asked_about_first_whatever_form_its_time_has() {
+fn oldest_invoice_comes_first_in_any_time_format() {
     let shop = Shop::open();
     let forms = [
         ("c", "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-10 minutes')"),
@@ -81,11 +81,11 @@ fn the_oldest_is_asked_about_first_whatever_form_its_time_has() {
         shop.sale(id).there("New").created(created).made();
     }
     shop.reconcile().exits(0);
-    assert_eq!(asked(&shop), ["a", "b", "c", "d"]);
+    assert_eq!(looked_up(&shop), ["a", "b", "c", "d"]);
 }
 
 #[test]
-fn only_invoices_within_the_window_are_asked_about() {
+fn only_invoices_within_the_window_are_looked_up() {
     let shop = Shop::open();
     let old = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-73 hours')";
     let young = "strftime('%Y-%m-%d %H:%M:%S', 'now', '-71 hours')";
@@ -103,8 +103,11 @@ fn only_invoices_within_the_window_are_asked_about() {
     shop.sale("young").there("New").created(young).made();
     shop.sale("future").there("New").created(future).made();
     let report = shop.reconcile().json(0);
-    assert_eq!(asked(&shop), ["young", "future"]);
-    assert_eq!(report["out_of_window"], 1, "the pending one is counted");
+    assert_eq!(looked_up(&shop), ["young", "future"]);
+    assert_eq!(
+        report["out_of_window"], 1,
+        "only the pending one is counted"
+    );
     assert_eq!(report["checked"], 2);
 
     let report = shop
@@ -113,14 +116,14 @@ fn only_invoices_within_the_window_are_asked_about() {
         .flag("--dry-run")
         .json(0);
     assert_eq!(
-        asked(&shop),
+        looked_up(&shop),
         ["old", "old-half-done", "old-slot", "young", "future"]
     );
     assert_eq!(report["out_of_window"], 0);
 }
 
 #[test]
-fn the_window_may_be_longer_than_the_calendar() {
+fn huge_max_age_covers_every_invoice() {
     let shop = Shop::open();
     let old = "'2024-01-01T00:00:00Z'";
     shop.sale("pending").there("New").created(old).made();
@@ -130,11 +133,11 @@ fn the_window_may_be_longer_than_the_calendar() {
         .flag("--recheck")
         .option("--max-age-hours", "4294967295")
         .exits(0);
-    assert_eq!(asked(&shop), ["closed", "half-done", "pending"]);
+    assert_eq!(looked_up(&shop), ["closed", "half-done", "pending"]);
 }
 
 #[test]
-fn the_service_has_a_minute_for_what_it_began() {
+fn service_gets_a_minute_to_finish() {
     let shop = Shop::open();
     let now = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-20 seconds')";
     shop.sale("settling").here("settled").updated(now).made();
@@ -146,16 +149,16 @@ fn the_service_has_a_minute_for_what_it_began() {
         .made();
     shop.sale("pending").there("New").updated(now).made();
     shop.reconcile().exits(0);
-    assert_eq!(asked(&shop), ["pending"]);
+    assert_eq!(looked_up(&shop), ["pending"]);
 
     let minute_ago = "strftime('%Y-%m-%d %H:%M:%S', 'now', '-61 seconds')";
     shop.sql(&format!("UPDATE invoices SET updated_at = {minute_ago}"));
     shop.reconcile().exits(0);
-    assert_eq!(asked(&shop).len(), 3);
+    assert_eq!(looked_up(&shop).len(), 3);
 }
 
 #[test]
-fn recheck_asks_about_every_closed_invoice_at_once() {
+fn recheck_looks_up_closed_invoices_without_delay() {
     let shop = Shop::open();
     let now = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')";
     shop.sale("expired")
@@ -175,11 +178,11 @@ fn recheck_asks_about_every_closed_invoice_at_once() {
         .created("'2024-01-01T00:00:00Z'")
         .made();
     shop.reconcile().flag("--recheck").exits(0);
-    assert_eq!(asked(&shop), ["expired", "invalid"]);
+    assert_eq!(looked_up(&shop), ["expired", "invalid"]);
 }
 
 #[test]
-fn a_time_that_cannot_be_read_is_that_invoices_failure() {
+fn unreadable_created_at_fails_only_its_invoice() {
     for time in [
         "''",
         "'now'",
@@ -204,7 +207,7 @@ fn a_time_that_cannot_be_read_is_that_invoices_failure() {
             let error = failure["error"].as_str().unwrap();
             assert!(error.contains("created_at"), "{error}");
         }
-        assert_eq!(report["checked"], 1, "only the good one is asked about");
+        assert_eq!(report["checked"], 1, "only the good one is looked up");
         assert_eq!(shop.state("good"), "settled, licensed");
         assert_eq!(shop.state("pending"), "pending");
 
@@ -214,7 +217,7 @@ fn a_time_that_cannot_be_read_is_that_invoices_failure() {
 }
 
 #[test]
-fn updated_at_must_be_readable_only_where_it_counts() {
+fn unreadable_updated_at_fails_only_if_needed() {
     let shop = Shop::open();
     shop.sale("half-done")
         .here("settled")
@@ -238,7 +241,7 @@ fn updated_at_must_be_readable_only_where_it_counts() {
 }
 
 #[test]
-fn a_row_that_does_not_fit_fails_alone() {
+fn invalid_row_fails_alone() {
     let shop = Shop::open();
     shop.sale("text").made();
     shop.sale("good").made();
@@ -251,7 +254,7 @@ fn a_row_that_does_not_fit_fails_alone() {
     );
     let report = shop.reconcile().json(3);
     assert_eq!(report["failures"].as_array().unwrap().len(), 3, "{report}");
-    assert_eq!(asked(&shop), ["good"]);
+    assert_eq!(looked_up(&shop), ["good"]);
     assert_eq!(shop.state("good"), "settled, licensed");
     shop.reconcile().exits(3).warns(
         "error: invoice dots (BTCPay invoice ..): its btcpay_invoice_id is a way through folders
@@ -261,8 +264,8 @@ fn a_row_that_does_not_fit_fails_alone() {
 }
 
 #[test]
-fn whatever_stands_in_a_row_it_fails_alone_and_by_its_name() {
-    for spoilt in [
+fn bad_value_fails_its_row_alone_and_by_id() {
+    for spoiled in [
         "amount_sats = 'many'",
         "amount_sats = 2.5",
         "amount_sats = x'00'",
@@ -285,26 +288,33 @@ fn whatever_stands_in_a_row_it_fails_alone_and_by_its_name() {
         for id in ["bad", "good"] {
             shop.sale(id).redemption("pending").made();
         }
-        // As a service with fewer rules may have it.
+        // A service with fewer constraints may hold such values.
         shop.sql(&format!(
             "PRAGMA ignore_check_constraints = ON;
-             UPDATE invoices SET {spoilt} WHERE id = 'bad'"
+             UPDATE invoices SET {spoiled} WHERE id = 'bad'"
         ));
         let before = shop.query("SELECT * FROM invoices WHERE id = 'bad'");
         let ran = shop.reconcile().exits(3);
         assert!(
             ran.stderr.starts_with("error: invoice bad "),
-            "{spoilt}: {}",
+            "{spoiled}: {}",
             ran.stderr
         );
-        assert_eq!(ran.stderr.lines().count(), 1, "{spoilt}: {}", ran.stderr);
-        assert!(ran.stderr.len() < 1_500, "{spoilt}: cut to a sane length");
+        assert_eq!(ran.stderr.lines().count(), 1, "{spoiled}: {}", ran.stderr);
+        assert!(
+            ran.stderr.len() < 1_500,
+            "{spoiled}: the message stays short"
+        );
         assert_eq!(
             shop.query("SELECT * FROM invoices WHERE id = 'bad'"),
             before,
-            "{spoilt}"
+            "{spoiled}"
         );
-        assert_eq!(shop.query("SELECT count(*) FROM licenses"), "1", "{spoilt}");
+        assert_eq!(
+            shop.query("SELECT count(*) FROM licenses"),
+            "1",
+            "{spoiled}"
+        );
         assert_eq!(
             shop.state("good"),
             "settled, licensed, redeemed with it, used 2"
