@@ -1,6 +1,6 @@
-//! Keysat's daemon and several runs work on the same file: its webhook handler, its own reconciler, its
-//! reaper and its worker for deliveries, each with a connection of the pool that gives up on a lock
-//! after five seconds.
+//! Keysat's daemon and several runs work on the same file. The daemon's webhook handler,
+//! reconciler, reaper and delivery worker each use a pooled connection, which waits five seconds
+//! for a lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,15 +15,15 @@ use crate::webhooks::{close, set_status, settle};
 const INVOICES: i64 = 400;
 
 #[test]
-fn nothing_is_lost_or_doubled_beside_keysats_daemon() {
+fn runs_beside_keysat_daemon_lose_or_duplicate_nothing() {
     for _ in 0..soak() {
         let shop = Shop::of_keysat();
         shop.mixed_backlog(INVOICES);
-        let served = AtomicBool::new(false);
+        let finished = AtomicBool::new(false);
         thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
-                    while !served.load(Ordering::Relaxed) {
+                    while !finished.load(Ordering::Relaxed) {
                         let ran = shop.reconcile().exits(0);
                         for line in ran.stderr.lines() {
                             assert!(line.contains(": tier_change_paid: "), "{line}");
@@ -31,24 +31,24 @@ fn nothing_is_lost_or_doubled_beside_keysats_daemon() {
                     }
                 });
             }
-            let go_on = |part: fn(&Connection)| {
+            let repeat = |part: fn(&Connection)| {
                 let connection = pooled(&shop);
-                while !served.load(Ordering::Relaxed) {
+                while !finished.load(Ordering::Relaxed) {
                     part(&connection);
                     thread::yield_now();
                 }
             };
-            scope.spawn(move || go_on(reap));
-            scope.spawn(move || go_on(deliver));
+            scope.spawn(move || repeat(reap));
+            scope.spawn(move || repeat(deliver));
             let webhooks = scope.spawn(|| handle(&shop, change_tier, |_| true));
-            // Its own reconciler lists the pending ones, and takes everything for a purchase.
+            // Keysat's reconciler looks only at pending invoices, and treats each as a purchase.
             let reconciler =
                 scope.spawn(|| handle(&shop, settle, |place| is_pending(&shop, place)));
             webhooks.join().unwrap();
             reconciler.join().unwrap();
-            served.store(true, Ordering::Relaxed);
+            finished.store(true, Ordering::Relaxed);
         });
-        // The service's moment has passed.
+        // The service's grace period is over.
         shop.sql("UPDATE invoices SET updated_at = created_at");
         shop.reconcile().exits(0);
         assert_eq!(shop.broken_promises(), "");
@@ -77,12 +77,13 @@ fn is_pending(shop: &Shop, place: i64) -> bool {
     shop.query(&format!("SELECT status FROM invoices WHERE id = '{place}'")) == "pending"
 }
 
-/// What BTCPay tells of each invoice, a statement at a time; now and then it dies in between.
-fn handle(shop: &Shop, tier_change: fn(&Connection, i64), concerns_it: impl Fn(i64) -> bool) {
+/// Handles the event of each relevant invoice, one statement at a time. Now and then it dies
+/// between two statements.
+fn handle(shop: &Shop, tier_change: fn(&Connection, i64), is_relevant: impl Fn(i64) -> bool) {
     let connection = pooled(shop);
     let mut places: Vec<i64> = (0..INVOICES).collect();
     fastrand::shuffle(&mut places);
-    for place in places.into_iter().filter(|place| concerns_it(*place)) {
+    for place in places.into_iter().filter(|place| is_relevant(*place)) {
         match place % 8 {
             1 if place % 16 == 1 => tier_change(&connection, place),
             0 | 1 | 5 => settle(&connection, place),
@@ -106,7 +107,7 @@ fn change_tier(connection: &Connection, place: i64) {
         .unwrap();
 }
 
-/// Cancels what invoices hold that are dead, or pending for half an hour.
+/// Cancels the redemptions of invoices that are dead, or pending for more than half an hour.
 fn reap(connection: &Connection) {
     let mut statement = connection
         .prepare(
@@ -137,7 +138,7 @@ fn reap(connection: &Connection) {
     }
 }
 
-/// Makes the deliveries that are due.
+/// Marks the deliveries that are due as delivered.
 fn deliver(connection: &Connection) {
     connection
         .execute(
