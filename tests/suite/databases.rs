@@ -1,4 +1,4 @@
-//! Databases that cannot be used: a plain word, exit 1, nobody asked, nothing touched.
+//! Unusable databases: a clear message, exit code 1, no request, no change.
 
 use std::fs;
 
@@ -7,22 +7,22 @@ use rusqlite::TransactionBehavior;
 use crate::shop::{STOPPED, Shop};
 
 #[test]
-fn no_file_is_never_made_into_one() {
+fn missing_database_is_not_created() {
     let shop = Shop::open();
-    let nowhere = shop.path("typo.db");
-    let name = nowhere.to_str().unwrap();
+    let missing = shop.path("typo.db");
+    let name = missing.to_str().unwrap();
     for dry in [false, true] {
         let run = shop.reconcile().option("--database", name);
         let run = if dry { run.flag("-n") } else { run };
         run.exits(1).prints(STOPPED).warns(&format!(
             "error: there is no database at {name}: [..] sqlite3 '{name}' < schema.sql"
         ));
-        assert!(!nowhere.exists());
+        assert!(!missing.exists());
     }
 }
 
 #[test]
-fn what_is_no_database_is_called_so() {
+fn non_database_is_reported_as_such() {
     let shop = Shop::open();
     let letter = shop.path("letter.txt");
     fs::write(&letter, "Dear customer, ".repeat(1000)).unwrap();
@@ -38,7 +38,7 @@ fn what_is_no_database_is_called_so() {
 }
 
 #[test]
-fn what_is_missing_is_named_before_anybody_is_asked() {
+fn missing_table_or_column_is_named_before_any_request() {
     for (spoil, named) in [
         ("DROP TABLE audit_log", "table audit_log is missing"),
         (
@@ -72,7 +72,7 @@ fn what_is_missing_is_named_before_anybody_is_asked() {
     assert_eq!(fs::read(&empty).unwrap(), b"");
 }
 
-/// The licenses table of a service with another idea of what is unique in it.
+/// A shop in which only `index` can make `licenses.invoice_id` unique.
 fn with_licenses_unique_by(index: &str) -> Shop {
     let shop = Shop::open();
     shop.sql(&format!(
@@ -88,7 +88,7 @@ fn with_licenses_unique_by(index: &str) -> Shop {
 }
 
 #[test]
-fn without_uniqueness_nothing_is_issued() {
+fn nothing_is_issued_unless_invoice_id_is_unique() {
     for index in [
         "",
         "CREATE INDEX i ON licenses (invoice_id)",
@@ -114,7 +114,7 @@ fn without_uniqueness_nothing_is_issued() {
 }
 
 #[test]
-fn tables_and_columns_of_the_services_own_do_no_harm() {
+fn extra_tables_and_columns_do_no_harm() {
     let shop = Shop::open();
     shop.sql(
         "CREATE TABLE sessions (id TEXT);
@@ -131,7 +131,7 @@ fn tables_and_columns_of_the_services_own_do_no_harm() {
 }
 
 #[test]
-fn the_journal_mode_stays_as_found() {
+fn journal_mode_is_left_unchanged() {
     for mode in ["wal", "delete", "truncate"] {
         let shop = Shop::open();
         shop.sql(&format!("PRAGMA journal_mode = {mode}"));
@@ -145,7 +145,7 @@ fn the_journal_mode_stays_as_found() {
 }
 
 #[test]
-fn a_lock_that_lasts_is_told() {
+fn persistent_lock_is_reported() {
     let shop = Shop::open();
     shop.sale("a").made();
     let mut service = shop.connection();
@@ -162,7 +162,7 @@ fn a_lock_that_lasts_is_told() {
 }
 
 #[test]
-fn a_file_name_that_looks_like_a_uri_is_a_file_name() {
+fn uri_like_path_is_taken_literally() {
     let shop = Shop::open();
     let mut command = shop
         .reconcile()
@@ -174,7 +174,7 @@ fn a_file_name_that_looks_like_a_uri_is_a_file_name() {
 }
 
 #[test]
-fn a_missing_index_is_named_when_asked_and_does_no_harm() {
+fn missing_index_is_harmless_and_named_with_verbose() {
     const INDEXES: [&str; 4] = [
         "invoices_status_created",
         "invoices_created_unreadable",
@@ -209,7 +209,7 @@ fn a_missing_index_is_named_when_asked_and_does_no_harm() {
         shop.reconcile().flag("-v").exits(0).warns("");
     }
 
-    // What a UNIQUE in a table's own definition makes has no statement of its own.
+    // The index behind a UNIQUE column has no CREATE statement in schema.sql.
     let loose = schema.replace(
         "invoice_id            TEXT NOT NULL UNIQUE",
         "invoice_id            TEXT NOT NULL",
@@ -223,7 +223,7 @@ fn a_missing_index_is_named_when_asked_and_does_no_harm() {
 }
 
 #[test]
-fn another_index_that_serves_as_well_will_do() {
+fn equivalent_index_is_accepted() {
     let schema = include_str!("../../schema.sql");
     let by_index = schema.replace("TEXT UNIQUE REFERENCES invoices (id)", "TEXT");
     assert_ne!(by_index, schema);
