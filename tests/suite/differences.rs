@@ -1,8 +1,8 @@
-//! The table of what BTCPay says against what is here, row by row, as it ends in the database.
+//! What a run makes of a local state and a status in BTCPay, one row per combination.
 
 use crate::shop::{SHOPS, Shop};
 
-/// (here, licensed, redemption, there, exit code, the state afterwards).
+/// (local status, licensed, redemption, status in BTCPay, exit code, state afterwards).
 type Row = (
     &'static str,
     bool,
@@ -52,7 +52,7 @@ const TABLE: &[Row] = &[
         0,
         "settled, licensed, redeemed with it, used 1",
     ),
-    // A dead invoice held a slot.
+    // A dead invoice holds a slot of its discount code.
     ("pending", false, None, "Expired", 0, "expired"),
     (
         "pending",
@@ -242,7 +242,7 @@ const TABLE: &[Row] = &[
         0,
         "invalid, pending, used 1",
     ),
-    // Words that are no status are no reason to do anything.
+    // An unknown status changes nothing.
     (
         "pending",
         false,
@@ -269,7 +269,7 @@ const TABLE: &[Row] = &[
     ),
 ];
 
-/// What is found only by `--recheck`: closed here with nothing left to do.
+/// Rows that only `--recheck` looks up: closed locally, with nothing left to do.
 const RECHECKED: &[Row] = &[
     ("expired", false, None, "Settled", 0, "settled, licensed"),
     (
@@ -338,7 +338,7 @@ const RECHECKED: &[Row] = &[
     ),
 ];
 
-/// Each row in a shop of its own of either shape, run dry, run, and run again.
+/// Tests each row in a new shop of each schema: a dry run, a real run, and a second real run.
 fn check(table: &[Row], recheck: bool) {
     for (row, open) in table.iter().flat_map(|row| SHOPS.map(|open| (row, open))) {
         let (here, licensed, redemption, there, code, after) = *row;
@@ -363,15 +363,15 @@ fn check(table: &[Row], recheck: bool) {
         };
         let before = (shop.state("a"), shop.everything());
 
-        let foreseen = reconcile(true);
-        assert_eq!(shop.everything(), before.1, "{row:?}: a dry run wrote");
+        let predicted = reconcile(true);
+        assert_eq!(shop.everything(), before.1, "{row:?}: the dry run wrote");
         let done = reconcile(false);
         assert_eq!(shop.state("a"), after, "{row:?}");
         for list in ["attention", "failures"] {
-            assert_eq!(foreseen[list], done[list], "{row:?}");
+            assert_eq!(predicted[list], done[list], "{row:?}");
         }
         assert_eq!(
-            foreseen["changes"].as_array().unwrap().len(),
+            predicted["changes"].as_array().unwrap().len(),
             done["changes"].as_array().unwrap().len(),
             "{row:?}"
         );
@@ -381,25 +381,29 @@ fn check(table: &[Row], recheck: bool) {
             "{row:?}: every change is reported, and nothing else"
         );
 
-        let settled_down = shop.everything();
+        let after_first_run = shop.everything();
         let again = reconcile(false);
-        assert_eq!(shop.everything(), settled_down, "{row:?}: once is enough");
+        assert_eq!(
+            shop.everything(),
+            after_first_run,
+            "{row:?}: the second run wrote"
+        );
         assert_eq!(again["changes"], serde_json::json!([]), "{row:?}");
     }
 }
 
 #[test]
-fn every_difference_ends_in_the_database_once() {
+fn every_difference_is_resolved_in_one_run() {
     check(TABLE, false);
 }
 
 #[test]
-fn closed_invoices_are_asked_about_again_when_told_to() {
+fn recheck_resolves_closed_invoices() {
     check(RECHECKED, true);
 }
 
 #[test]
-fn closed_invoices_are_left_alone_unless_told_to() {
+fn closed_invoices_are_ignored_without_recheck() {
     let shop = Shop::open();
     shop.sale("expired").here("expired").made();
     shop.sale("invalid")
@@ -412,7 +416,7 @@ fn closed_invoices_are_left_alone_unless_told_to() {
 }
 
 #[test]
-fn one_run_mends_every_invoice() {
+fn one_run_fixes_every_invoice() {
     let shop = Shop::open();
     shop.sale("paid").redemption("pending").made();
     shop.sale("dead")
@@ -430,7 +434,7 @@ fn one_run_mends_every_invoice() {
 }
 
 #[test]
-fn every_changed_row_moves_its_updated_at_and_no_other() {
+fn only_changed_rows_get_a_new_updated_at() {
     let shop = Shop::open();
     shop.sale("paid").redemption("cancelled").made();
     shop.sale("half-done")
@@ -459,7 +463,7 @@ fn every_changed_row_moves_its_updated_at_and_no_other() {
 }
 
 #[test]
-fn a_count_never_goes_under_zero() {
+fn used_count_never_drops_below_zero() {
     let shop = Shop::open();
     shop.sale("dead")
         .there("Expired")
@@ -471,7 +475,7 @@ fn a_count_never_goes_under_zero() {
 }
 
 #[test]
-fn a_sale_takes_its_slot_again_over_the_cap() {
+fn late_sale_is_redeemed_even_over_the_cap() {
     let shop = Shop::open();
     shop.sale("late").redemption("cancelled").made();
     shop.sql("UPDATE discount_codes SET used_count = 5, max_uses = 5");
