@@ -1,4 +1,4 @@
-//! The disk, or its rights, fail: a clear message, exit 1, and the database as it was.
+//! Disk errors and missing permissions: a clear message, exit code 1, and an unchanged database.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::program::{Ran, Run};
 use crate::shop::{STOPPED, Shop};
 
-/// Runs as a user without any rights of its own, as root has them all.
+/// Runs as an unprivileged user, because permissions do not stop root.
 fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {
     const NOBODY: u32 = 65_534;
     let root =
@@ -16,8 +16,9 @@ fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {
     if !root {
         return run.exits(code);
     }
-    // The program itself may lie where nobody else can go. It is not copied here: what another test
-    // starts meanwhile would hold the copy open, and a file that is being written cannot be run.
+    // The program may be in a directory that only its owner can enter, so it is copied. `cp` copies
+    // it, not this process: a child that another test starts meanwhile would inherit the open copy,
+    // and a file that is open for writing cannot be executed.
     let program = shop.path("reconcile");
     let mut copy = Command::new("cp");
     copy.arg(env!("CARGO_BIN_EXE_reconcile")).arg(&program);
@@ -38,8 +39,8 @@ fn set_mode(file: impl AsRef<std::path::Path>, mode: u32) {
 }
 
 #[test]
-fn a_file_that_may_not_be_written_or_read_is_told_before_anybody_is_asked() {
-    for (file, folder, said) in [
+fn missing_file_permission_is_reported_before_any_request() {
+    for (file, folder, expected) in [
         (
             0o444,
             0o755,
@@ -54,7 +55,7 @@ fn a_file_that_may_not_be_written_or_read_is_told_before_anybody_is_asked() {
         set_mode(shop.path(""), folder);
         as_nobody(&shop, shop.reconcile(), 1)
             .prints(STOPPED)
-            .warns(&format!("error: [..]licenses.db[..]{said}[..]"));
+            .warns(&format!("error: [..]licenses.db[..]{expected}[..]"));
         assert_eq!(shop.btcpay.requests(), [""; 0]);
         set_mode(shop.database(), 0o644);
         assert_eq!(shop.everything(), before);
@@ -62,7 +63,7 @@ fn a_file_that_may_not_be_written_or_read_is_told_before_anybody_is_asked() {
 }
 
 #[test]
-fn a_folder_that_may_not_be_written_leaves_the_database_as_it_was() {
+fn read_only_folder_leaves_database_unchanged() {
     let shop = Shop::open();
     shop.sale("a").made();
     let before = shop.everything();
@@ -78,12 +79,12 @@ fn a_folder_that_may_not_be_written_leaves_the_database_as_it_was() {
 }
 
 #[test]
-fn a_disk_that_takes_no_more_leaves_the_database_as_it_was() {
+fn full_disk_leaves_database_unchanged() {
     let shop = Shop::open();
     shop.many_sales(600, |_| "Settled");
     let before = shop.everything();
     let size = fs::metadata(shop.database()).unwrap().len();
-    // No file may grow beyond what the database is now, a 512-byte block more or less.
+    // No file may outgrow the database's present size, give or take a 512-byte block.
     let run = shop.reconcile();
     let mut limited = run.beside("sh");
     let command = run.command();
@@ -105,11 +106,11 @@ fn a_disk_that_takes_no_more_leaves_the_database_as_it_was() {
 }
 
 #[test]
-fn what_somebody_who_died_while_writing_left_is_undone_by_a_real_run() {
+fn real_run_rolls_back_a_crashed_write() {
     let shop = Shop::open();
     shop.many_sales(200, |_| "Settled");
     let service = shop.connection();
-    // Writes to the file before the end, with what was there in the journal.
+    // Writes to the file before the commit. The journal keeps the original pages.
     service
         .execute_batch(
             "PRAGMA cache_size = 2;
@@ -117,18 +118,18 @@ fn what_somebody_who_died_while_writing_left_is_undone_by_a_real_run() {
              UPDATE invoices SET status = 'invalid', buyer_note = hex(randomblob(100))",
         )
         .unwrap();
-    let [after_death, its_journal] = ["dead.db", "dead.db-journal"].map(|name| shop.path(name));
-    fs::copy(shop.database(), &after_death).unwrap();
-    fs::copy(shop.path("licenses.db-journal"), its_journal).unwrap();
+    let [crashed, journal] = ["dead.db", "dead.db-journal"].map(|name| shop.path(name));
+    fs::copy(shop.database(), &crashed).unwrap();
+    fs::copy(shop.path("licenses.db-journal"), journal).unwrap();
     let run = || {
         shop.reconcile()
-            .option("--database", after_death.to_str().unwrap())
+            .option("--database", crashed.to_str().unwrap())
     };
     run().flag("-n").exits(1).warns(
         "error: could not read the database [..]: a program died while it was writing; [..]",
     );
     run().exits(0).warns("");
-    let settled: i64 = rusqlite::Connection::open(&after_death)
+    let settled: i64 = rusqlite::Connection::open(&crashed)
         .unwrap()
         .query_row(
             "SELECT count(*) FROM invoices WHERE status = 'settled'",
@@ -140,7 +141,7 @@ fn what_somebody_who_died_while_writing_left_is_undone_by_a_real_run() {
 }
 
 #[test]
-fn a_damaged_file_is_called_so_and_left_as_it_is() {
+fn damaged_file_is_reported_and_left_unchanged() {
     let damages: [fn(&mut Vec<u8>); 3] = [
         |file| file.truncate(file.len() / 2),
         |file| file.truncate(5_000),
