@@ -1,15 +1,15 @@
-//! At home in Keysat's database: what a purchase is owed there, and what is left to Keysat.
+//! Keysat's database: what a purchase is owed there, and what is left to Keysat.
 
 use serde_json::{Value, json};
 
 use crate::btcpay::STORE;
 use crate::shop::{BTC, Shop};
 
-/// In the form that Keysat writes.
+/// In the format that Keysat writes.
 const AN_HOUR_AGO: &str = "strftime('%Y-%m-%dT%H:%M:%f000000+00:00', 'now', '-1 hour')";
 
 impl Shop {
-    /// The sale `id` is no purchase: it is to take the license `old` to another policy.
+    /// Makes the sale `id` a tier change: it moves the license `old` to another policy.
     fn is_a_tier_change(&self, id: &str) {
         self.sql(&format!(
             "INSERT INTO policies (id, product_id, name, slug, created_at, updated_at)
@@ -23,8 +23,8 @@ impl Shop {
         ));
     }
 
-    /// The sale `id` is no purchase: it pays for a further cycle of the subscription of the license
-    /// `old`, which is due.
+    /// Makes the sale `id` a renewal: it pays for the next cycle, now due, of the subscription of
+    /// the license `old`.
     fn is_a_renewal(&self, id: &str) {
         self.sql(&format!(
             "INSERT INTO licenses (id, product_id, status, issued_at, policy_id)
@@ -38,7 +38,7 @@ impl Shop {
         ));
     }
 
-    /// The product's policy is recurring, with these columns besides.
+    /// Makes the product's policy recurring and sets the additional columns.
     fn sells_subscriptions(&self, columns: &str) {
         self.sql(&format!(
             "UPDATE policies SET is_recurring = 1, renewal_period_days = 30 {columns}"
@@ -53,20 +53,20 @@ impl Shop {
     }
 }
 
-type Makes = fn(&Shop, &str);
+type SetUp = fn(&Shop, &str);
 
-const NO_PURCHASES: [(Makes, &str); 2] = [
+const NON_PURCHASES: [(SetUp, &str); 2] = [
     (Shop::is_a_tier_change, "tier_change_paid"),
     (Shop::is_a_renewal, "renewal_paid"),
 ];
 
 #[test]
-fn what_is_no_purchase_is_told_when_it_is_paid_and_never_touched() {
-    for (makes, reason) in NO_PURCHASES {
+fn paid_non_purchase_is_reported_and_never_changed() {
+    for (set_up, reason) in NON_PURCHASES {
         for here in ["pending", "settled", "expired", "invalid"] {
             let shop = Shop::of_keysat();
             shop.sale("a").here(here).redemption("pending").made();
-            makes(&shop, "a");
+            set_up(&shop, "a");
             let before = shop.everything();
             for run in [shop.reconcile().flag("-n"), shop.reconcile()] {
                 let report = run.flag("--recheck").json(0);
@@ -85,10 +85,10 @@ fn what_is_no_purchase_is_told_when_it_is_paid_and_never_touched() {
 }
 
 #[test]
-fn what_a_person_did_in_the_services_stead_is_told_no_more() {
-    for (makes, by_hand) in [
+fn manually_applied_payment_is_no_longer_reported() {
+    for (set_up, manual_fix) in [
         (
-            Shop::is_a_tier_change as Makes,
+            Shop::is_a_tier_change as SetUp,
             "UPDATE licenses SET policy_id = 'plus'",
         ),
         (
@@ -98,8 +98,8 @@ fn what_a_person_did_in_the_services_stead_is_told_no_more() {
     ] {
         let shop = Shop::of_keysat();
         shop.sale("a").made();
-        makes(&shop, "a");
-        shop.sql(by_hand);
+        set_up(&shop, "a");
+        shop.sql(manual_fix);
         let warning = shop.reconcile().exits(0).stderr;
         let (_, advice) = warning.split_once("note it (").unwrap();
         shop.sql(advice.split_once(')').unwrap().0);
@@ -109,7 +109,7 @@ fn what_a_person_did_in_the_services_stead_is_told_no_more() {
 }
 
 #[test]
-fn a_renewal_that_is_paid_before_it_is_due_is_told_too() {
+fn renewal_paid_before_due_is_reported() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
     shop.is_a_renewal("a");
@@ -119,10 +119,10 @@ fn a_renewal_that_is_paid_before_it_is_due_is_told_too() {
 }
 
 #[test]
-fn what_the_service_does_while_btcpay_is_asked_is_not_told() {
-    for (makes, done) in [
+fn payment_applied_during_the_request_is_not_reported() {
+    for (set_up, done) in [
         (
-            Shop::is_a_tier_change as Makes,
+            Shop::is_a_tier_change as SetUp,
             "UPDATE invoices SET status = 'settled'; UPDATE licenses SET policy_id = 'plus'",
         ),
         (
@@ -132,7 +132,7 @@ fn what_the_service_does_while_btcpay_is_asked_is_not_told() {
     ] {
         let shop = Shop::of_keysat();
         shop.sale("a").made();
-        makes(&shop, "a");
+        set_up(&shop, "a");
         let daemon = shop.connection();
         shop.btcpay
             .when_asked_for("btc-a", move || daemon.execute_batch(done).unwrap());
@@ -141,15 +141,15 @@ fn what_the_service_does_while_btcpay_is_asked_is_not_told() {
 }
 
 #[test]
-fn what_is_no_purchase_is_closed_as_usual() {
-    for (makes, _) in NO_PURCHASES {
+fn expired_non_purchase_is_closed_as_usual() {
+    for (set_up, _) in NON_PURCHASES {
         let shop = Shop::of_keysat();
         shop.sale("a")
             .there("Expired")
             .additional("PaidLate", BTC)
             .redemption("pending")
             .made();
-        makes(&shop, "a");
+        set_up(&shop, "a");
         shop.reconcile().exits(0).warns(
             "warning: invoice a: paid_late: [..] mark it settled in BTCPay and its webhook lets the service do the rest; [..]",
         );
@@ -158,10 +158,10 @@ fn what_is_no_purchase_is_closed_as_usual() {
 }
 
 #[test]
-fn what_the_service_has_done_is_not_asked_about_again() {
-    for (makes, done) in [
+fn applied_payment_is_not_checked_again() {
+    for (set_up, done) in [
         (
-            Shop::is_a_tier_change as Makes,
+            Shop::is_a_tier_change as SetUp,
             "UPDATE licenses SET policy_id = 'plus'",
         ),
         (
@@ -173,7 +173,7 @@ fn what_the_service_has_done_is_not_asked_about_again() {
             Shop::is_a_renewal,
             "UPDATE subscriptions SET status = 'active'",
         ),
-        // As Keysat does against its own design: a license of its own, and a subscription with it.
+        // Keysat does this against its own design: a second license with its own subscription.
         (
             Shop::is_a_renewal,
             "UPDATE subscriptions SET status = 'active';
@@ -189,7 +189,7 @@ fn what_the_service_has_done_is_not_asked_about_again() {
     ] {
         let shop = Shop::of_keysat();
         shop.sale("a").here("settled").made();
-        makes(&shop, "a");
+        set_up(&shop, "a");
         shop.sql(done);
         let before = shop.everything();
         shop.reconcile().exits(0).says_nothing();
@@ -199,8 +199,8 @@ fn what_the_service_has_done_is_not_asked_about_again() {
 }
 
 impl Shop {
-    /// Makes the history of the license `old`: changes of its policy one after another, an hour
-    /// apart. Each that is paid, or was to be paid, has its place in `history` as its invoice's id.
+    /// Creates the history of the license `old`: tier changes one after another, an hour apart. The
+    /// invoice of a change, if it has one, has the change's position in `history` as its id.
     fn has_history(&self, history: &str, policy: &str) {
         self.sql(&format!(
             "INSERT INTO licenses (id, product_id, status, issued_at, policy_id)
@@ -251,13 +251,13 @@ impl Shop {
     }
 }
 
-/// Histories of a license, what policy it has in the end, and which payments were in vain. What the
-/// service noted took place.
+/// Histories of a license, its policy in the end, and the payments that were never applied. A
+/// change that the service noted was applied.
 const HISTORIES: &[(&str, &str, &str)] = &[
     ("A>B paid", "A", "0"),
     ("A>B paid", "B", ""),
     ("A>B noted", "A", ""),
-    // Tried again, in vain or not.
+    // Tried again, with or without success.
     ("A>B paid, A>B begun", "A", "0"),
     ("A>B begun, A>B paid", "B", ""),
     ("A>B paid, A>B paid", "B", "0"),
@@ -267,7 +267,7 @@ const HISTORIES: &[(&str, &str, &str)] = &[
     ("A>B paid, A>C paid", "C", "0"),
     ("A>C noted late, A>B paid", "B", ""),
     ("A>C noted late, A>B begun, A>B paid", "B", ""),
-    // It went on from there.
+    // A later change starts from the policy that was paid for.
     ("A>B paid, B>C begun", "A", ""),
     ("A>B paid, B>C noted, C>B begun", "C", ""),
     // Up, down and up again.
@@ -275,12 +275,12 @@ const HISTORIES: &[(&str, &str, &str)] = &[
     ("A>B paid, B>A free, A>B noted", "B", ""),
     ("A>B noted, B>A free, A>B paid", "B", ""),
     ("A>B free by admin, B>A free, A>B paid", "B", ""),
-    // It came there another way.
+    // The license got the policy another way.
     ("A>B paid, A>C noted, C>B free", "B", "0"),
     ("A>B paid, A>C paid, C>B paid", "B", "0"),
     ("A>B scheduled, A>B paid", "B", "1"),
     ("A>B some day, A>B paid", "B", ""),
-    // The operator gave it since, or something else.
+    // The operator assigned this policy or another one.
     ("A>B paid, A>B begun by admin", "A", "0"),
     ("A>B paid, A>B free by admin", "B", ""),
     ("A>B paid, A>B free", "B", "0"),
@@ -290,24 +290,24 @@ const HISTORIES: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn what_was_paid_in_vain_is_told_and_nothing_else() {
-    for (history, policy, in_vain) in HISTORIES {
+fn only_unapplied_tier_changes_are_reported() {
+    for (history, policy, unapplied) in HISTORIES {
         let shop = Shop::of_keysat();
         shop.has_history(history, policy);
         let report = shop.reconcile().json(0);
         let attention = report["attention"].as_array().unwrap().iter();
-        let told: Vec<&str> = attention
+        let reported: Vec<&str> = attention
             .map(|attention| {
                 assert_eq!(attention["reason"], "tier_change_paid");
                 attention["invoice_id"].as_str().unwrap()
             })
             .collect();
-        assert_eq!(told.join(" "), *in_vain, "{history}; now {policy}");
+        assert_eq!(reported.join(" "), *unapplied, "{history}; now {policy}");
     }
 }
 
 #[test]
-fn what_the_operator_gave_proves_nothing_of_what_is_pending_here() {
+fn change_by_operator_does_not_hide_a_pending_one() {
     let shop = Shop::of_keysat();
     shop.has_history("A>B paid, A>B free by admin", "B");
     shop.reconcile().exits(0).says_nothing();
@@ -317,7 +317,7 @@ fn what_the_operator_gave_proves_nothing_of_what_is_pending_here() {
 }
 
 #[test]
-fn the_history_of_another_license_proves_nothing() {
+fn history_of_another_license_is_ignored() {
     let shop = Shop::of_keysat();
     shop.has_history("A>B noted late, A>B paid, A>B free by admin", "A");
     shop.sql("UPDATE tier_changes SET license_id = 'another' WHERE id <> 'change 1'");
@@ -328,7 +328,7 @@ fn the_history_of_another_license_proves_nothing() {
 }
 
 #[test]
-fn what_another_payment_has_done_does_not_hide_that_a_pending_one_was_paid() {
+fn pending_tier_change_is_reported_despite_matching_policy() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
     shop.is_a_tier_change("a");
@@ -338,11 +338,11 @@ fn what_another_payment_has_done_does_not_hide_that_a_pending_one_was_paid() {
 }
 
 #[test]
-fn a_license_that_keysat_issued_in_its_stead_does_not_hide_what_was_paid_for() {
-    for (makes, reason) in NO_PURCHASES {
+fn mistaken_license_does_not_hide_paid_non_purchase() {
+    for (set_up, reason) in NON_PURCHASES {
         let shop = Shop::of_keysat();
         shop.sale("a").here("settled").licensed().made();
-        makes(&shop, "a");
+        set_up(&shop, "a");
         let before = shop.everything();
         let report = shop.reconcile().json(0);
         assert_eq!(report["attention"][0]["reason"], reason);
@@ -351,8 +351,8 @@ fn a_license_that_keysat_issued_in_its_stead_does_not_hide_what_was_paid_for() {
 }
 
 #[test]
-fn a_settled_renewal_is_told_while_the_subscription_waits_for_it() {
-    for (status, told) in [
+fn settled_renewal_is_reported_while_subscription_is_overdue() {
+    for (status, expected) in [
         ("past_due", 1),
         ("lapsed", 1),
         ("active", 0),
@@ -365,15 +365,15 @@ fn a_settled_renewal_is_told_while_the_subscription_waits_for_it() {
         let report = shop.reconcile().json(0);
         assert_eq!(
             report["attention"].as_array().unwrap().len(),
-            told,
+            expected,
             "{status}"
         );
     }
 }
 
 #[test]
-fn a_subscription_that_waits_again_does_not_wait_for_renewals_long_done() {
-    for (cycle_ends, settled, told) in [
+fn overdue_subscription_ignores_long_settled_renewals() {
+    for (cycle_ends, settled, expected) in [
         ("+1 day", "-20 days", 1),
         ("-1 day", "-2 days", 1),
         ("-1 day", "-4 days", 0),
@@ -393,12 +393,12 @@ fn a_subscription_that_waits_again_does_not_wait_for_renewals_long_done() {
         ));
         let report = shop.reconcile().option("--max-age-hours", "720").json(0);
         let attention = report["attention"].as_array().unwrap();
-        assert_eq!(attention.len(), told, "{cycle_ends} {settled}");
+        assert_eq!(attention.len(), expected, "{cycle_ends} {settled}");
     }
 }
 
 #[test]
-fn the_first_cycle_of_a_subscription_is_a_purchase() {
+fn first_subscription_cycle_is_a_purchase() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
     shop.is_a_renewal("a");
@@ -408,7 +408,7 @@ fn the_first_cycle_of_a_subscription_is_a_purchase() {
 }
 
 #[test]
-fn a_free_sale_is_given_its_license_and_nobody_is_asked() {
+fn free_sale_is_licensed_without_a_request() {
     for (redemption, after) in [
         (None, "settled, licensed"),
         (
@@ -442,7 +442,7 @@ fn a_free_sale_is_given_its_license_and_nobody_is_asked() {
 }
 
 #[test]
-fn a_free_sale_is_nobodys_in_particular() {
+fn free_sale_belongs_to_no_provider() {
     let shop = Shop::of_keysat();
     shop.has_provider("second", "btcpay", "https://btcpay.example.com", STORE);
     shop.sale("a").here("settled").made();
@@ -456,7 +456,7 @@ fn a_free_sale_is_nobodys_in_particular() {
 }
 
 #[test]
-fn a_free_sale_that_was_perhaps_mended_by_hand_is_told_without_a_page_of_btcpay() {
+fn free_sale_with_manual_license_is_reported_without_link() {
     let shop = Shop::of_keysat();
     shop.sale("a").here("settled").made();
     shop.sql(
@@ -471,7 +471,7 @@ fn a_free_sale_that_was_perhaps_mended_by_hand_is_told_without_a_page_of_btcpay(
 }
 
 #[test]
-fn a_free_sale_that_cost_something_is_doubted() {
+fn free_sale_with_an_amount_fails() {
     let shop = Shop::of_keysat();
     shop.sale("a").here("settled").made();
     shop.sql("UPDATE invoices SET btcpay_invoice_id = 'free-a'");
@@ -483,7 +483,7 @@ fn a_free_sale_that_cost_something_is_doubted() {
 }
 
 #[test]
-fn a_recurring_policy_begins_a_subscription_with_its_first_cycle() {
+fn recurring_policy_starts_subscription_with_first_cycle() {
     let shop = Shop::of_keysat();
     shop.sells_subscriptions(", duration_seconds = 86400 * 37");
     shop.sale("a").made();
@@ -511,7 +511,7 @@ fn a_recurring_policy_begins_a_subscription_with_its_first_cycle() {
 }
 
 #[test]
-fn a_subscription_keeps_the_price_that_was_listed() {
+fn subscription_keeps_the_listed_price() {
     for (listed, expected) in [
         ("listed_currency = 'USD', listed_value = 1999", "USD|1999"),
         ("listed_currency = 'USD'", "SAT|21000"),
@@ -530,7 +530,7 @@ fn a_subscription_keeps_the_price_that_was_listed() {
 }
 
 #[test]
-fn a_period_is_a_day_at_least() {
+fn renewal_period_is_at_least_one_day() {
     for period in ["NULL", "0", "-5"] {
         let shop = Shop::of_keysat();
         shop.sells_subscriptions(&format!(", renewal_period_days = {period}"));
@@ -546,7 +546,7 @@ fn a_period_is_a_day_at_least() {
 }
 
 #[test]
-fn a_subscription_may_begin_with_a_trial() {
+fn subscription_can_start_with_a_trial() {
     let shop = Shop::of_keysat();
     shop.sells_subscriptions(", trial_days = 14");
     shop.sale("a").made();
@@ -562,7 +562,7 @@ fn a_subscription_may_begin_with_a_trial() {
 }
 
 #[test]
-fn a_subscription_that_gives_no_date_fails_the_invoice_and_says_why() {
+fn subscription_with_impossible_dates_fails_with_reason() {
     for (column, why) in [
         ("renewal_period_days", "correct renewal_period_days"),
         ("trial_days", "correct trial_days"),
@@ -580,8 +580,8 @@ fn a_subscription_that_gives_no_date_fails_the_invoice_and_says_why() {
     }
 }
 
-/// The deliveries of an event: who is told, and the data of what.
-fn told(shop: &Shop, event: &str) -> Vec<(String, Value)> {
+/// The deliveries of an event: the endpoint and the event's data.
+fn deliveries(shop: &Shop, event: &str) -> Vec<(String, Value)> {
     let rows = shop.query(&format!(
         "SELECT endpoint_id, payload_json FROM webhook_deliveries WHERE event_type = '{event}' ORDER BY endpoint_id"
     ));
@@ -597,7 +597,7 @@ fn told(shop: &Shop, event: &str) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn whoever_waits_for_a_license_or_a_code_is_told_by_the_service() {
+fn subscribed_endpoints_receive_license_and_code_events() {
     let shop = Shop::of_keysat();
     shop.has_endpoint("all", "[\"*\"]", true);
     shop.has_endpoint("codes", "[\"code.redeemed\", \"machine.activated\"]", true);
@@ -617,7 +617,7 @@ fn whoever_waits_for_a_license_or_a_code_is_told_by_the_service() {
         "is_trial": false, "expires_at": null, "entitlements": ["updates"], "source": "purchase",
     });
     assert_eq!(
-        told(&shop, "license.issued"),
+        deliveries(&shop, "license.issued"),
         [("all".into(), issued.clone()), ("licenses".into(), issued)]
     );
     let redeemed = json!({
@@ -626,7 +626,7 @@ fn whoever_waits_for_a_license_or_a_code_is_told_by_the_service() {
         "base_price_sats": 22000, "final_price_sats": 21000,
     });
     assert_eq!(
-        told(&shop, "code.redeemed"),
+        deliveries(&shop, "code.redeemed"),
         [("all".into(), redeemed.clone()), ("codes".into(), redeemed)]
     );
     assert_eq!(
@@ -646,19 +646,19 @@ fn whoever_waits_for_a_license_or_a_code_is_told_by_the_service() {
 }
 
 #[test]
-fn a_license_that_was_there_is_not_told_again() {
+fn existing_license_sends_no_second_event() {
     let shop = Shop::of_keysat();
     shop.sells_subscriptions("");
     shop.has_endpoint("all", "[\"*\"]", true);
     shop.sale("a").licensed().redemption("pending").made();
     shop.reconcile().exits(0);
-    assert_eq!(told(&shop, "license.issued"), []);
-    assert_eq!(told(&shop, "code.redeemed").len(), 1);
+    assert_eq!(deliveries(&shop, "license.issued"), []);
+    assert_eq!(deliveries(&shop, "code.redeemed").len(), 1);
     assert_eq!(shop.query("SELECT count(*) FROM subscriptions"), "0");
 }
 
 #[test]
-fn a_license_says_that_it_was_a_purchase() {
+fn license_names_purchase_as_its_source() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
     shop.reconcile().exits(0);
@@ -669,7 +669,7 @@ fn a_license_says_that_it_was_a_purchase() {
 }
 
 #[test]
-fn an_archived_policy_is_no_fallback_but_the_invoices_own_counts() {
+fn archived_policy_applies_only_if_invoice_names_it() {
     let shop = Shop::of_keysat();
     shop.sql(
         "UPDATE policies SET archived_at = '2026-11-01T00:00:00+00:00';
@@ -687,14 +687,14 @@ fn an_archived_policy_is_no_fallback_but_the_invoices_own_counts() {
 }
 
 #[test]
-fn a_tip_is_named_once_noted_and_left_to_be_sent() {
+fn unsent_tip_is_reported_and_recorded_once() {
     let shop = Shop::of_keysat();
     shop.sql("UPDATE policies SET tip_recipient = 'artist@getalby.com', tip_pct_bps = 250");
     shop.sale("a").made();
     shop.sale("b").licensed().made();
-    let foreseen = shop.reconcile().flag("-n").json(0);
+    let predicted = shop.reconcile().flag("-n").json(0);
     let done = shop.reconcile().json(0);
-    assert_eq!(foreseen["attention"], done["attention"]);
+    assert_eq!(predicted["attention"], done["attention"]);
     assert_eq!(done["attention"].as_array().unwrap().len(), 1, "{done}");
     assert_eq!(done["attention"][0]["invoice_id"], "a");
     assert_eq!(done["attention"][0]["reason"], "tip_not_sent");
@@ -711,7 +711,7 @@ fn a_tip_is_named_once_noted_and_left_to_be_sent() {
 }
 
 #[test]
-fn only_the_invoices_of_our_store_are_asked_about() {
+fn only_invoices_of_our_store_are_checked() {
     let shop = Shop::of_keysat();
     shop.has_provider("zaprite", "zaprite", "https://api.zaprite.com", "");
     for id in ["ours", "unnamed", "card"] {
@@ -742,7 +742,7 @@ fn only_the_invoices_of_our_store_are_asked_about() {
 }
 
 #[test]
-fn an_invoice_that_names_no_provider_is_nobodys_where_there_are_two() {
+fn invoice_without_provider_is_skipped_if_several_exist() {
     let shop = Shop::of_keysat();
     shop.has_provider("second", "btcpay", "https://btcpay.example.com", STORE);
     shop.sale("unnamed").made();
@@ -759,7 +759,7 @@ fn an_invoice_that_names_no_provider_is_nobodys_where_there_are_two() {
 }
 
 #[test]
-fn a_renewal_that_names_no_provider_is_its_subscriptions() {
+fn renewal_without_provider_uses_that_of_its_subscription() {
     for (provider, attention) in [("btcpay", 1), ("zaprite", 0)] {
         let shop = Shop::of_keysat();
         shop.has_provider("zaprite", "zaprite", "https://api.zaprite.com", "");
@@ -775,7 +775,7 @@ fn a_renewal_that_names_no_provider_is_its_subscriptions() {
 }
 
 #[test]
-fn a_provider_is_the_same_whatever_way_its_address_is_written() {
+fn provider_is_recognized_by_equivalent_url() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
     let url = shop.btcpay.url().replace("http", "HTTP") + "/";
@@ -788,7 +788,7 @@ fn a_provider_is_the_same_whatever_way_its_address_is_written() {
 }
 
 #[test]
-fn a_store_that_is_none_of_the_providers_stops_the_run_and_they_are_named() {
+fn unknown_store_stops_run_and_lists_providers() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
     shop.sql("UPDATE payment_providers SET base_url = 'https://admin:s3cret@btcpay.example.com/'");
@@ -804,7 +804,7 @@ fn a_store_that_is_none_of_the_providers_stops_the_run_and_they_are_named() {
 }
 
 #[test]
-fn a_redemption_that_the_reaper_cancelled_takes_its_slot_again() {
+fn redemption_cancelled_by_reaper_retakes_its_slot() {
     let shop = Shop::of_keysat();
     shop.sale("slow").redemption("cancelled").made();
     shop.reconcile().exits(0);
@@ -815,7 +815,7 @@ fn a_redemption_that_the_reaper_cancelled_takes_its_slot_again() {
 }
 
 #[test]
-fn times_are_written_in_keysats_own_form() {
+fn times_are_written_in_keysats_format() {
     let shop = Shop::of_keysat();
     shop.sells_subscriptions(", duration_seconds = 86400");
     shop.has_endpoint("all", "[\"*\"]", true);
@@ -840,7 +840,7 @@ fn times_are_written_in_keysats_own_form() {
 }
 
 #[test]
-fn a_license_that_went_with_its_policy_is_not_issued_again() {
+fn license_deleted_with_its_policy_is_not_reissued() {
     let shop = Shop::of_keysat();
     shop.sale("a").here("settled").made();
     shop.sql(
@@ -856,12 +856,12 @@ fn a_license_that_went_with_its_policy_is_not_issued_again() {
     assert_eq!(
         shop.state("a"),
         "settled, licensed",
-        "it was before the sale"
+        "the policy was deleted before the sale"
     );
 }
 
-/// What Keysat's databases of other ages lack, and how many subscriptions, days of trial and
-/// deliveries a sale makes there all the same.
+/// What Keysat's databases of other versions lack, and the number of subscriptions, trial days and
+/// deliveries that a sale still creates.
 const OLDER: [(&str, &str); 9] = [
     ("", "1|3|2"),
     ("DROP TABLE tier_changes", "1|3|2"),
@@ -900,15 +900,15 @@ const OLDER: [(&str, &str); 9] = [
 ];
 
 #[test]
-fn each_part_of_it_works_without_the_others() {
+fn each_keysat_feature_works_without_the_others() {
     for (older, made) in OLDER {
         let shop = Shop::of_keysat();
         shop.sells_subscriptions(", trial_days = 3, tip_recipient = 'a', tip_pct_bps = 100");
         shop.has_endpoint("all", "[\"*\"]", true);
         shop.sale("a").redemption("pending").made();
         shop.sql(&format!("PRAGMA foreign_keys = 0; {older}"));
-        let foreseen = shop.reconcile().flag("-n").json(0);
-        assert_eq!(foreseen["changes"][0]["license_issued"], true, "{older}");
+        let predicted = shop.reconcile().flag("-n").json(0);
+        assert_eq!(predicted["changes"][0]["license_issued"], true, "{older}");
         shop.reconcile().exits(0);
         assert_eq!(
             shop.state("a"),
@@ -932,7 +932,7 @@ fn each_part_of_it_works_without_the_others() {
 }
 
 #[test]
-fn tables_of_the_same_names_in_a_service_of_another_kind_do_no_harm() {
+fn unrelated_tables_with_keysat_names_do_no_harm() {
     let shop = Shop::open();
     shop.sql(
         "CREATE TABLE subscriptions (id INTEGER PRIMARY KEY, newsletter TEXT);
@@ -950,7 +950,7 @@ fn tables_of_the_same_names_in_a_service_of_another_kind_do_no_harm() {
 }
 
 #[test]
-fn a_part_that_is_not_as_it_is_known_stops_the_run() {
+fn unknown_keysat_schema_stops_the_run() {
     for (spoil, named) in [
         (
             "ALTER TABLE tier_changes RENAME COLUMN to_policy_id TO target",
@@ -990,7 +990,7 @@ fn a_part_that_is_not_as_it_is_known_stops_the_run() {
 }
 
 #[test]
-fn a_backlog_of_all_kinds_is_swept_from_the_list_too() {
+fn mixed_backlog_is_read_from_the_list() {
     let shop = Shop::of_keysat();
     shop.many_sales(40, |_| "Settled");
     shop.is_a_tier_change("7");
