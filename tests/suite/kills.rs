@@ -1,4 +1,4 @@
-//! The program dies at any moment.
+//! The program is killed at random moments.
 
 use std::process::Stdio;
 use std::thread;
@@ -8,18 +8,18 @@ use crate::btcpay::Fault;
 use crate::mixed::soak;
 use crate::shop::Shop;
 
-/// How many runs are killed: 1,000 with `RECONCILE_SOAK=40`.
+/// The number of runs to kill: 1,000 with `RECONCILE_SOAK=40`.
 const KILLS: usize = 25;
 
 #[test]
-fn whenever_it_is_killed_no_promise_is_broken() {
+fn killed_run_breaks_no_promise() {
     let mut left = KILLS * soak();
     for round in 0.. {
         if left == 0 {
             break;
         }
-        // By turns a transaction for each page and for each invoice, both ways to keep a journal, and
-        // both shapes of database.
+        // Alternate between one transaction per page and one per invoice, between both journal
+        // modes, and between both database schemas.
         let (count, journal, open) = [
             (1_200, "wal", Shop::open as fn() -> Shop),
             (240, "wal", Shop::of_keysat),
@@ -42,7 +42,7 @@ fn whenever_it_is_killed_no_promise_is_broken() {
     }
 }
 
-/// Kills one run after the other until one ends by itself; gives the kills that are left.
+/// Kills one run after another until one finishes. Returns the number of kills left.
 fn kill_until_done(shop: &Shop, mut kills: usize) -> usize {
     let whole_run = {
         let before = Instant::now();
@@ -59,9 +59,9 @@ fn kill_until_done(shop: &Shop, mut kills: usize) -> usize {
             .unwrap();
         thread::sleep(whole_run.mul_f64(1.5 * fastrand::f64()) + Duration::from_micros(1));
         child.kill().unwrap();
-        let ended_by_itself = child.wait().unwrap().code().is_some();
-        assert_eq!(shop.broken_promises(), "", "{kills} kills before the end");
-        if ended_by_itself {
+        let finished = child.wait().unwrap().code().is_some();
+        assert_eq!(shop.broken_promises(), "", "{kills} kills left");
+        if finished {
             break;
         }
         kills -= 1;
