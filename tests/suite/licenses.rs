@@ -1,8 +1,8 @@
-//! What a license grants: the terms of the policy that the buyer bought.
+//! A license grants the terms of the policy that the buyer paid for.
 
 use crate::shop::Shop;
 
-/// Runs once, and gives the terms of the one license.
+/// Runs the program once and returns the terms of the only license.
 #[track_caller]
 fn terms(shop: &Shop) -> String {
     shop.reconcile().exits(0);
@@ -14,7 +14,7 @@ fn terms(shop: &Shop) -> String {
 }
 
 #[test]
-fn a_license_carries_what_the_invoice_says_and_where_it_comes_from() {
+fn license_records_invoice_and_source() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.reconcile().exits(0);
@@ -30,7 +30,7 @@ fn a_license_carries_what_the_invoice_says_and_where_it_comes_from() {
 }
 
 #[test]
-fn the_products_default_policy_comes_first() {
+fn default_policy_of_the_product_wins() {
     let shop = Shop::open();
     shop.sql(
         "INSERT INTO policies (id, product_id, name, slug) VALUES ('early', 'pro', 'AAA', 'aaa')",
@@ -40,7 +40,7 @@ fn the_products_default_policy_comes_first() {
 }
 
 #[test]
-fn without_a_default_the_first_active_policy_by_name_counts() {
+fn first_active_policy_by_name_is_the_fallback() {
     let shop = Shop::open();
     shop.sql(
         "UPDATE policies SET active = 0;
@@ -53,7 +53,7 @@ fn without_a_default_the_first_active_policy_by_name_counts() {
 }
 
 #[test]
-fn without_any_policy_the_license_is_perpetual_for_one_machine() {
+fn license_without_policy_is_perpetual_for_one_machine() {
     let shop = Shop::open();
     shop.sql("UPDATE policies SET active = 0");
     shop.sale("a").made();
@@ -61,7 +61,7 @@ fn without_any_policy_the_license_is_perpetual_for_one_machine() {
 }
 
 #[test]
-fn the_invoices_own_policy_counts_even_if_it_is_inactive() {
+fn inactive_policy_of_the_invoice_still_applies() {
     let shop = Shop::open();
     shop.sql(
         "INSERT INTO policies (id, product_id, name, slug, duration_seconds, max_machines, active)
@@ -73,7 +73,7 @@ fn the_invoices_own_policy_counts_even_if_it_is_inactive() {
 }
 
 #[test]
-fn a_policy_that_cannot_be_used_fails_the_invoice_and_says_why() {
+fn unusable_policy_fails_invoice_with_reason() {
     for (spoil, why) in [
         (
             "UPDATE invoices SET policy_id = 'gone'",
@@ -131,7 +131,7 @@ fn a_policy_that_cannot_be_used_fails_the_invoice_and_says_why() {
 }
 
 #[test]
-fn a_policy_is_looked_at_only_when_a_license_is_issued() {
+fn policy_is_read_only_to_issue_a_license() {
     let shop = Shop::open();
     shop.sale("a").licensed().redemption("pending").made();
     shop.sql("UPDATE invoices SET policy_id = 'gone'");
@@ -143,7 +143,7 @@ fn a_policy_is_looked_at_only_when_a_license_is_issued() {
 }
 
 #[test]
-fn a_license_that_is_there_is_kept() {
+fn existing_license_is_kept() {
     let shop = Shop::open();
     shop.sale("a").licensed().redemption("pending").made();
     shop.sql("UPDATE licenses SET status = 'revoked'");
@@ -157,7 +157,7 @@ fn a_license_that_is_there_is_kept() {
 }
 
 #[test]
-fn what_the_service_refuses_fails_that_invoice_alone() {
+fn rejected_write_fails_that_invoice_alone() {
     for spoil in [
         "ALTER TABLE licenses ADD COLUMN serial TEXT CHECK (serial IS NOT NULL OR invoice_id = 'good')",
         "CREATE TRIGGER no BEFORE INSERT ON licenses WHEN new.invoice_id = 'bad' BEGIN SELECT RAISE(ABORT, 'not this one'); END",
@@ -185,7 +185,7 @@ fn what_the_service_refuses_fails_that_invoice_alone() {
 }
 
 #[test]
-fn a_discount_code_that_cannot_be_counted_fails_the_invoice() {
+fn uncountable_discount_code_fails_invoice() {
     for spoil in [
         "UPDATE discount_codes SET used_count = 'some'",
         "UPDATE discount_redemptions SET code_id = 'gone'",
