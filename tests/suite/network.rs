@@ -1,5 +1,5 @@
-//! What lies between the program and BTCPay Server: TLS, proxies, Tor; and the key, which nobody on
-//! the way or beside it may see.
+//! The connection to BTCPay Server: TLS, proxies, Tor. Also the API key, which no one on the
+//! network or on the same machine may see.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use crate::btcpay::{Fault, KEY};
 use crate::program::Run;
 use crate::shop::{STOPPED, Shop};
 
-/// An address on loopback where each connection is handled by `serve`.
+/// Listens on loopback, hands each connection to `serve`, and returns the address.
 fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -28,13 +28,13 @@ fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
     address.to_string()
 }
 
-/// Where the shop's BTCPay listens.
-fn address_of(shop: &Shop) -> String {
+/// The address on which the shop's BTCPay Server listens.
+fn btcpay_address(shop: &Shop) -> String {
     shop.btcpay.url().replace("http://", "")
 }
 
-/// TLS before the shop's BTCPay, with a certificate for localhost by an authority of its own: the
-/// URL, and the authority's certificate.
+/// Puts a TLS endpoint in front of the shop's BTCPay Server, with a certificate for localhost from
+/// a private authority. Returns the URL and the authority's certificate.
 fn behind_tls(shop: &Shop) -> (String, String) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -52,12 +52,12 @@ fn behind_tls(shop: &Shop) -> (String, String) {
         )
         .unwrap();
     let config = Arc::new(config);
-    let btcpay = address_of(shop);
+    let btcpay = btcpay_address(shop);
     let address = listen(move |stream| {
         let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut outside = StreamOwned::new(connection, stream);
         let mut inside = TcpStream::connect(&btcpay).unwrap();
-        // One request at a time goes in, and one answer comes out.
+        // Forward one request at a time, and its response.
         while let Some(request) = read_head(&mut outside) {
             inside.write_all(&request).unwrap();
             let head = read_head(&mut inside).unwrap();
@@ -84,7 +84,7 @@ fn read_head(stream: &mut impl Read) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn a_certificate_that_nobody_vouches_for_is_refused_until_its_authority_is_named() {
+fn untrusted_certificate_is_refused_until_authority_is_configured() {
     let shop = Shop::open();
     shop.sale("a").made();
     let (url, authority) = behind_tls(&shop);
@@ -107,10 +107,10 @@ fn a_certificate_that_nobody_vouches_for_is_refused_until_its_authority_is_named
 }
 
 #[test]
-fn a_proxy_of_the_environment_is_used() {
+fn proxy_from_environment_is_used() {
     let shop = Shop::open();
     shop.sale("a").made();
-    let btcpay = address_of(&shop);
+    let btcpay = btcpay_address(&shop);
     let proxy = listen(move |mut outside| {
         let request = String::from_utf8(read_head(&mut outside).unwrap()).unwrap();
         let request = request.replacen("http://btcpay.internal", "", 1);
@@ -128,26 +128,33 @@ fn a_proxy_of_the_environment_is_used() {
 }
 
 #[test]
-fn a_proxy_never_sees_the_key_in_clear_from_afar() {
+fn plain_http_through_remote_proxy_is_refused() {
     let shop = Shop::open();
     shop.sale("a").made();
-    let far = "http://somebody:s3cret@proxy.example.com:3128";
+    let remote_proxy = "http://somebody:s3cret@proxy.example.com:3128";
     for variable in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
         shop.reconcile()
             .option("--btcpay-url", "http://btcpay.internal")
-            .env(variable, far)
+            .env(variable, remote_proxy)
             .exits(2)
             .warns(
                 "error: plain http would send the API key in clear to the proxy http://proxy.example.com:3128/, \
                  which the environment names: [..]https[..]NO_PROXY[..]",
             );
     }
-    shop.reconcile().env("HTTP_PROXY", far).exits(0).warns("");
-    assert_eq!(shop.state("a"), "settled, licensed", "this machine is near");
+    shop.reconcile()
+        .env("HTTP_PROXY", remote_proxy)
+        .exits(0)
+        .warns("");
+    assert_eq!(
+        shop.state("a"),
+        "settled, licensed",
+        "requests to loopback bypass the proxy"
+    );
 }
 
 #[test]
-fn a_proxy_that_does_not_answer_is_named() {
+fn unreachable_proxy_is_named_in_error() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.reconcile()
@@ -161,15 +168,15 @@ fn a_proxy_that_does_not_answer_is_named() {
 }
 
 #[test]
-fn tor_gets_the_onion_name_unresolved() {
+fn onion_name_reaches_tor_unresolved() {
     const ONION: &str = "zqktlwiuavvvqqt4ybvgvi7tyo4hjl5xgfuvpdf6otjiycgwqbym2qad.onion";
     let shop = Shop::open();
     shop.sale("a").made();
-    let btcpay = address_of(&shop);
-    let asked_for = Arc::new(Mutex::new(String::new()));
-    let asked = Arc::clone(&asked_for);
+    let btcpay = btcpay_address(&shop);
+    let requested_name = Arc::new(Mutex::new(String::new()));
+    let requested = Arc::clone(&requested_name);
     let tor = listen(move |mut outside| {
-        // SOCKS 5: a greeting with the ways to authenticate, then where to connect.
+        // SOCKS 5: a greeting with the authentication methods, then the address to connect to.
         let mut greeting = [0; 2];
         outside.read_exact(&mut greeting).unwrap();
         outside
@@ -178,11 +185,15 @@ fn tor_gets_the_onion_name_unresolved() {
         outside.write_all(&[5, 0]).unwrap();
         let mut request = [0; 5];
         outside.read_exact(&mut request).unwrap();
-        assert_eq!(request[..4], [5, 1, 0, 3], "connect to a name");
+        assert_eq!(
+            request[..4],
+            [5, 1, 0, 3],
+            "expected CONNECT to a host name"
+        );
         let mut name = vec![0; request[4].into()];
         outside.read_exact(&mut name).unwrap();
         outside.read_exact(&mut [0; 2]).unwrap();
-        *asked.lock().unwrap() = String::from_utf8(name).unwrap();
+        *requested.lock().unwrap() = String::from_utf8(name).unwrap();
         outside.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
         let request = read_head(&mut outside).unwrap();
         let mut inside = TcpStream::connect(&btcpay).unwrap();
@@ -195,12 +206,12 @@ fn tor_gets_the_onion_name_unresolved() {
         .env("ALL_PROXY", &format!("socks5h://{tor}"))
         .exits(0)
         .warns("");
-    assert_eq!(*asked_for.lock().unwrap(), ONION);
+    assert_eq!(*requested_name.lock().unwrap(), ONION);
     assert_eq!(shop.state("a"), "settled, licensed");
 }
 
 #[test]
-fn the_key_is_in_nothing_that_is_said_however_it_ends() {
+fn api_key_is_never_printed_on_any_outcome() {
     const MOVED: &str =
         "Location: http://elsewhere.example/6f3a1c9e5b7d2f4a8c0e1b3d5f7a9c2e4b6d8f0a\r\n";
     assert!(MOVED.contains(KEY));
@@ -227,19 +238,19 @@ fn the_key_is_in_nothing_that_is_said_however_it_ends() {
                 shop.btcpay.fails("btc-a", fault);
             }
             let file = shop.private_file("key", KEY);
-            let say_all = |run: Run| match log {
+            let with_full_log = |run: Run| match log {
                 "-vvv" => run.flag("-vvv"),
                 _ => run.env("RUST_LOG", "trace"),
             };
-            let output = say_all(shop.reconcile().option("--api-key-file", &file))
+            let output = with_full_log(shop.reconcile().option("--api-key-file", &file))
                 .option("--format", "json")
                 .command()
                 .output()
                 .unwrap();
-            for said in [&output.stdout, &output.stderr] {
-                assert!(!said.is_empty());
-                let said = String::from_utf8_lossy(said);
-                assert!(!said.contains(KEY), "{said}");
+            for text in [&output.stdout, &output.stderr] {
+                assert!(!text.is_empty());
+                let text = String::from_utf8_lossy(text);
+                assert!(!text.contains(KEY), "{text}");
             }
         }
     }
