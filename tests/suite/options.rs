@@ -1,4 +1,4 @@
-//! What is typed, what the environment says, and the exit code for each mistake.
+//! Command-line options, environment variables, and the exit code of each mistake.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use crate::btcpay::{KEY, STORE};
 use crate::program::Run;
 use crate::shop::Shop;
 
-/// Everything by environment.
+/// A run configured entirely by environment variables.
 fn by_environment(shop: &Shop) -> Run {
     Run::bare()
         .env("RECONCILE_DATABASE", shop.database().to_str().unwrap())
@@ -25,7 +25,7 @@ fn every_setting_can_come_from_the_environment() {
 }
 
 #[test]
-fn an_option_wins_over_its_variable() {
+fn option_overrides_environment_variable() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.reconcile()
@@ -41,7 +41,7 @@ fn an_option_wins_over_its_variable() {
 }
 
 #[test]
-fn an_empty_setting_is_unset() {
+fn empty_setting_counts_as_unset() {
     let shop = Shop::open();
     shop.sale("a").made();
     by_environment(&shop)
@@ -50,7 +50,7 @@ fn an_empty_setting_is_unset() {
         .option("--database", "")
         .exits(0)
         .warns("");
-    for (name, asked) in [
+    for (name, question) in [
         ("RECONCILE_DATABASE", "which database?"),
         ("BTCPAY_URL", "which BTCPay Server?"),
         ("BTCPAY_STORE_ID", "which store?"),
@@ -60,12 +60,12 @@ fn an_empty_setting_is_unset() {
             .env(name, "")
             .exits(2)
             .prints("")
-            .warns(&format!("error: {asked}[..]{name}[..]"));
+            .warns(&format!("error: {question}[..]{name}[..]"));
     }
 }
 
 #[test]
-fn the_key_comes_from_the_first_place_that_is_set() {
+fn api_key_sources_have_a_fixed_precedence() {
     let shop = Shop::open();
     shop.sale("a").there("New").made();
     let good = shop.private_file("good", format!("{KEY}\n"));
@@ -85,7 +85,7 @@ fn the_key_comes_from_the_first_place_that_is_set() {
 }
 
 #[test]
-fn a_key_that_cannot_be_one_is_a_mistake_of_configuration() {
+fn malformed_api_key_is_a_configuration_error() {
     let shop = Shop::open();
     for text in [
         "",
@@ -107,7 +107,7 @@ fn a_key_that_cannot_be_one_is_a_mistake_of_configuration() {
 }
 
 #[test]
-fn a_url_that_cannot_be_one_is_a_mistake_of_configuration() {
+fn malformed_url_is_a_configuration_error() {
     let shop = Shop::open();
     for url in [
         "btcpay.example.com",
@@ -130,7 +130,7 @@ fn a_url_that_cannot_be_one_is_a_mistake_of_configuration() {
 }
 
 #[test]
-fn a_store_id_that_leads_elsewhere_is_refused() {
+fn store_id_cannot_change_the_request_path() {
     let shop = Shop::open();
     for id in ["..", "a/b", "a\nb"] {
         shop.reconcile()
@@ -141,7 +141,7 @@ fn a_store_id_that_leads_elsewhere_is_refused() {
 }
 
 #[test]
-fn wrong_usage_exits_with_2() {
+fn usage_error_exits_with_2() {
     let shop = Shop::open();
     for (name, value) in [
         ("--max-age-hours", "0"),
@@ -159,13 +159,13 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
-fn the_key_is_in_no_log_however_much_is_said() {
+fn api_key_is_absent_from_verbose_logs() {
     let shop = Shop::open();
     shop.sale("a").made();
     let ran = shop.reconcile().flag("-vvv").exits(0);
     assert!(
         ran.stderr.contains("debug:"),
-        "it does say much: {}",
+        "no debug output: {}",
         ran.stderr
     );
     assert!(!ran.stderr.contains(KEY));
@@ -174,7 +174,7 @@ fn the_key_is_in_no_log_however_much_is_said() {
 }
 
 #[test]
-fn options_say_how_much_is_said_and_win_over_rust_log() {
+fn verbosity_options_override_rust_log() {
     let shop = Shop::open();
     shop.sale("doubt").here("settled").there("New").made();
     let warning = "warning: invoice doubt: settled_here_not_there: [..]";
@@ -182,9 +182,9 @@ fn options_say_how_much_is_said_and_win_over_rust_log() {
     run().exits(0).warns(warning);
     run().flag("-q").exits(0).warns("");
     run().env("RUST_LOG", "error").exits(0).warns("");
-    for meant_for_others in ["keysat=debug,tower_http=off", "keysat=debug/payment"] {
+    for filter_of_another_program in ["keysat=debug,tower_http=off", "keysat=debug/payment"] {
         run()
-            .env("RUST_LOG", meant_for_others)
+            .env("RUST_LOG", filter_of_another_program)
             .exits(0)
             .warns(warning);
     }
@@ -201,7 +201,7 @@ fn options_say_how_much_is_said_and_win_over_rust_log() {
 }
 
 #[test]
-fn help_names_every_option_variable_and_exit_code() {
+fn help_lists_every_option_variable_and_exit_code() {
     let help = Run::bare().flag("--help").exits(0).stdout;
     for word in [
         "--database",
@@ -227,7 +227,7 @@ fn help_names_every_option_variable_and_exit_code() {
         "  3 ",
         "72",
     ] {
-        assert!(help.contains(word), "{word} is not in:\n{help}");
+        assert!(help.contains(word), "{word} is missing from:\n{help}");
     }
     let widest = help.lines().map(str::len).max().unwrap();
     assert!(widest <= 80, "{help}");
@@ -235,7 +235,7 @@ fn help_names_every_option_variable_and_exit_code() {
 }
 
 #[test]
-fn a_key_file_that_others_can_read_is_warned_of_with_the_command() {
+fn readable_key_file_warns_with_chmod_command() {
     let shop = Shop::open();
     let file = shop.private_file("key", KEY);
     for (mode, warning) in [
@@ -259,7 +259,7 @@ fn a_key_file_that_others_can_read_is_warned_of_with_the_command() {
 }
 
 #[test]
-fn plain_http_to_a_public_host_is_refused_before_the_key_is_sent() {
+fn plain_http_to_public_host_is_refused() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.reconcile()
