@@ -1,4 +1,4 @@
-//! Every state that an invoice can be in here, with every answer that BTCPay Server can give of it.
+//! Every local state of an invoice, combined with every answer that BTCPay Server can give for it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -9,11 +9,11 @@ use crate::btcpay::Invoice;
 use crate::mixed::soak;
 use crate::shop::{BTC, SATS, SHOPS, Shop};
 
-const HERE: [&str; 4] = ["pending", "settled", "expired", "invalid"];
-const LICENSES: [&str; 3] = ["none", "issued", "by hand"];
-const REDEMPTIONS: [&str; 5] = ["none", "pending", "redeemed", "tied", "cancelled"];
-const THERE: [&str; 5] = ["New", "Processing", "Settled", "Expired", "Invalid"];
-const ADDITIONAL: [&str; 7] = [
+const LOCAL_STATUSES: [&str; 4] = ["pending", "settled", "expired", "invalid"];
+const LICENSE_KINDS: [&str; 3] = ["none", "issued", "by hand"];
+const REDEMPTION_KINDS: [&str; 5] = ["none", "pending", "redeemed", "tied", "cancelled"];
+const BTCPAY_STATUSES: [&str; 5] = ["New", "Processing", "Settled", "Expired", "Invalid"];
+const ADDITIONAL_STATUSES: [&str; 7] = [
     "None",
     "PaidLate",
     "PaidPartial",
@@ -23,26 +23,27 @@ const ADDITIONAL: [&str; 7] = [
     "OfALaterRelease",
 ];
 
-/// A shop with an invoice for each combination, made in an order of chance.
-fn shop_of_all(open: fn() -> Shop, chance: &mut fastrand::Rng) -> Shop {
+/// A shop with an invoice for each combination, created in random order.
+fn shop_with_all_combinations(open: fn() -> Shop, rng: &mut fastrand::Rng) -> Shop {
     let shop = open();
     let now: i64 = shop.query("SELECT unixepoch()").parse().unwrap();
     let mut sql = String::from("BEGIN;");
     let mut ages: Vec<i64> = (0..6_300).collect();
-    chance.shuffle(&mut ages);
+    rng.shuffle(&mut ages);
     let mut ages = ages.into_iter();
-    for here in HERE {
-        for license in LICENSES {
-            for redemption in REDEMPTIONS {
-                for there in THERE {
-                    for additional in ADDITIONAL {
+    for local_status in LOCAL_STATUSES {
+        for license in LICENSE_KINDS {
+            for redemption in REDEMPTION_KINDS {
+                for btcpay_status in BTCPAY_STATUSES {
+                    for additional in ADDITIONAL_STATUSES {
                         for paid in ["0", BTC, "other"] {
                             let id = format!(
-                                "{here} {license} {redemption} {there} {additional} {paid}"
+                                "{local_status} {license} {redemption} {btcpay_status} {additional} {paid}"
                             );
                             let created = now - 3600 - ages.next().unwrap();
-                            sql += &row(&id, here, license, redemption, created);
-                            let mut invoice = Invoice::new(&format!("btc-{id}"), there, BTC);
+                            sql += &row(&id, local_status, license, redemption, created);
+                            let mut invoice =
+                                Invoice::new(&format!("btc-{id}"), btcpay_status, BTC);
                             invoice.additional = additional.into();
                             match paid {
                                 "other" => invoice.amount = "1.5".into(),
@@ -64,10 +65,10 @@ fn shop_of_all(open: fn() -> Shop, chance: &mut fastrand::Rng) -> Shop {
     shop
 }
 
-fn row(id: &str, here: &str, license: &str, redemption: &str, created: i64) -> String {
+fn row(id: &str, local_status: &str, license: &str, redemption: &str, created: i64) -> String {
     let mut sql = format!(
         "INSERT INTO invoices (id, btcpay_invoice_id, product_id, status, buyer_email, amount_sats, checkout_url, created_at, updated_at)
-         VALUES ('{id}', 'btc-{id}', 'pro', '{here}', '{id}@example.com', {SATS}, '',
+         VALUES ('{id}', 'btc-{id}', 'pro', '{local_status}', '{id}@example.com', {SATS}, '',
                  datetime({created}, 'unixepoch'), datetime({created}, 'unixepoch'));"
     );
     let issued_for = match license {
@@ -99,7 +100,7 @@ fn row(id: &str, here: &str, license: &str, redemption: &str, created: i64) -> S
     sql
 }
 
-/// How everything stands but for ids and times.
+/// The state of the database without generated ids and times.
 fn outcome(shop: &Shop) -> String {
     shop.query(
         "SELECT i.id, i.status, l.id IS NOT NULL, r.status, r.license_id = l.id, c.used_count
@@ -111,7 +112,8 @@ fn outcome(shop: &Shop) -> String {
     )
 }
 
-/// The entries of a list in the report, without the ids of licenses, which a dry run cannot know.
+/// The entries of a list in the report, without the ids of new licenses, which a dry run cannot
+/// know.
 fn entries(report: &Value, list: &str) -> BTreeSet<String> {
     report[list]
         .as_array()
@@ -127,21 +129,22 @@ fn entries(report: &Value, list: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// A second real run changes nothing, and neither the order of the invoices nor the schema matters.
 #[test]
-fn a_dry_run_foretells_the_real_one_which_leaves_nothing_to_do_in_any_order() {
+fn dry_run_predicts_real_run_for_every_combination() {
     for _ in 0..soak() {
-        // Once in either shape, and in another order.
+        // Once with each schema, each time in another order.
         let outcomes = SHOPS.map(|open| {
             let seed = fastrand::u64(..);
-            let shop = shop_of_all(open, &mut fastrand::Rng::with_seed(seed));
+            let shop = shop_with_all_combinations(open, &mut fastrand::Rng::with_seed(seed));
             let recheck = || shop.reconcile().flag("--recheck").flag("-q");
             let before = outcome(&shop);
-            let foretold = recheck().flag("-n").json(0);
+            let predicted = recheck().flag("-n").json(0);
             assert_eq!(outcome(&shop), before);
             let done = recheck().json(0);
             for list in ["changes", "attention", "failures"] {
                 assert!(
-                    entries(&foretold, list) == entries(&done, list),
+                    entries(&predicted, list) == entries(&done, list),
                     "{list}, seed {seed}"
                 );
             }
@@ -152,6 +155,9 @@ fn a_dry_run_foretells_the_real_one_which_leaves_nothing_to_do_in_any_order() {
             assert!(shop.everything() == after, "seed {seed}");
             outcome(&shop)
         });
-        assert!(outcomes[0] == outcomes[1], "the order or the shape matters");
+        assert!(
+            outcomes[0] == outcomes[1],
+            "the outcome depends on the order or the schema"
+        );
     }
 }
