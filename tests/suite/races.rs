@@ -1,10 +1,10 @@
-//! The service works on the same invoices at the same time.
+//! The service processes the same invoices at the same time.
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::shop::Shop;
 
-/// Lets the service do something while BTCPay is being asked about `id`.
+/// Runs `service` on its own connection during the request for invoice `id`.
 fn meanwhile(shop: &Shop, id: &str, service: impl FnOnce(&mut Connection) + Send + 'static) {
     let mut connection = shop.connection();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();
@@ -13,7 +13,7 @@ fn meanwhile(shop: &Shop, id: &str, service: impl FnOnce(&mut Connection) + Send
 }
 
 #[test]
-fn where_the_service_was_faster_it_is_let_be() {
+fn invoice_is_skipped_if_service_gets_there_first() {
     for (sql, after) in [
         (
             "UPDATE invoices SET status = 'settled'",
@@ -37,7 +37,7 @@ fn where_the_service_was_faster_it_is_let_be() {
 }
 
 #[test]
-fn a_license_that_came_in_between_is_kept() {
+fn license_issued_during_the_request_is_kept() {
     let shop = Shop::open();
     shop.sale("a").here("settled").redemption("pending").made();
     meanwhile(&shop, "a", |service| {
@@ -57,7 +57,7 @@ fn a_license_that_came_in_between_is_kept() {
 }
 
 #[test]
-fn all_that_came_in_between_is_nothing_left_to_do() {
+fn invoice_completed_during_the_request_needs_no_change() {
     let shop = Shop::open();
     shop.sale("a").here("settled").redemption("pending").made();
     meanwhile(&shop, "a", |service| {
@@ -73,7 +73,7 @@ fn all_that_came_in_between_is_nothing_left_to_do() {
 }
 
 #[test]
-fn no_lock_is_held_while_btcpay_is_asked() {
+fn no_lock_is_held_during_a_request() {
     for mode in ["delete", "wal"] {
         let shop = Shop::open();
         shop.sql(&format!("PRAGMA journal_mode = {mode}"));
@@ -92,25 +92,25 @@ fn no_lock_is_held_while_btcpay_is_asked() {
 }
 
 #[test]
-fn a_lock_of_the_services_is_waited_for() {
+fn run_waits_for_the_services_lock() {
     let shop = Shop::open();
     shop.sale("a").made();
     let mut service = shop.connection();
-    let (locked, lock_is_there) = std::sync::mpsc::channel();
-    let (asked, release) = std::sync::mpsc::channel::<()>();
+    let (locked, lock_taken) = std::sync::mpsc::channel();
+    let (requested, release) = std::sync::mpsc::channel::<()>();
     let holder = std::thread::spawn(move || {
         let lock = service
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .unwrap();
         locked.send(()).unwrap();
         release.recv().unwrap();
-        // The program is now on its way to the lock; whether it has to wait is up to the scheduler.
+        // The program is about to take the lock; whether it has to wait depends on the scheduler.
         std::thread::yield_now();
         lock.commit().unwrap();
     });
-    lock_is_there.recv().unwrap();
+    lock_taken.recv().unwrap();
     shop.btcpay
-        .when_asked_for("btc-a", move || asked.send(()).unwrap());
+        .when_asked_for("btc-a", move || requested.send(()).unwrap());
     shop.reconcile().exits(0).warns("");
     holder.join().unwrap();
     assert_eq!(shop.state("a"), "settled, licensed");
@@ -119,7 +119,8 @@ fn a_lock_of_the_services_is_waited_for() {
 const SALES: i64 = 20;
 
 impl Shop {
-    /// A shop whose database takes its time with each of [`SALES`] licenses: it counts so far.
+    /// A shop with [`SALES`] sales whose database is slow to insert a license: a trigger counts to
+    /// `counts` each time.
     fn slow(counts: u32) -> Self {
         let shop = Self::open();
         shop.sql(&format!(
@@ -136,12 +137,12 @@ impl Shop {
 }
 
 #[test]
-fn a_slow_database_is_left_to_the_service_in_between() {
-    let whole_is_refused =
+fn slow_run_lets_the_service_write_in_between() {
+    let rollback_trigger =
         "CREATE TRIGGER refusal BEFORE INSERT ON licenses WHEN NEW.invoice_id = '0' BEGIN
                               SELECT RAISE(ROLLBACK, 'not this one');
                             END";
-    for (trigger, exit, sold) in [("", 0, SALES), (whole_is_refused, 3, SALES - 1)] {
+    for (trigger, exit, sold) in [("", 0, SALES), (rollback_trigger, 3, SALES - 1)] {
         let shop = Shop::slow(700_000);
         shop.sql(trigger);
         let mut service = shop.connection();
@@ -170,7 +171,7 @@ fn a_slow_database_is_left_to_the_service_in_between() {
 }
 
 #[test]
-fn a_slow_database_does_not_keep_a_run_beyond_its_deadline() {
+fn slow_writes_stop_at_deadline() {
     let shop = Shop::slow(3_000_000);
     shop.reconcile()
         .option("--deadline", "1")
@@ -179,14 +180,14 @@ fn a_slow_database_does_not_keep_a_run_beyond_its_deadline() {
         .warns("error: the run's time was over and [..] changes were not written; the next run goes on, [..]");
     let settled =
         shop.query("SELECT count(*) BETWEEN 1 AND 19 FROM invoices WHERE status = 'settled'");
-    assert_eq!(settled, "1", "what was written is kept");
+    assert_eq!(settled, "1", "committed changes are kept");
     shop.sql("DROP TRIGGER slow");
     shop.reconcile().exits(0);
     assert_eq!(shop.statuses(), format!("{SALES} settled"));
 }
 
 #[test]
-fn what_a_run_does_not_come_to_for_want_of_time_is_counted() {
+fn invoices_unchecked_at_deadline_are_counted() {
     let shop = Shop::slow(3_000_000);
     shop.sql(
         "UPDATE invoices SET btcpay_invoice_id = 'free-' || id, status = 'settled', amount_sats = 0,
