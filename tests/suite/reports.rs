@@ -1,5 +1,4 @@
-//! What is printed: nothing where nothing happened, a line a change and a summary where something
-//! did.
+//! The printed report: nothing if nothing happened, otherwise a line for each change and a summary.
 
 use serde_json::json;
 
@@ -8,7 +7,7 @@ use crate::shop::Shop;
 const TIME: &str = "20[..]-[..]-[..]T[..]:[..]:[..]Z";
 
 #[test]
-fn a_run_with_nothing_to_say_says_nothing() {
+fn uneventful_run_prints_nothing() {
     let shop = Shop::open();
     shop.reconcile().exits(0).says_nothing();
     shop.sale("open").there("New").made();
@@ -21,7 +20,7 @@ fn a_run_with_nothing_to_say_says_nothing() {
 }
 
 #[test]
-fn a_run_that_changed_something_prints_a_line_each_and_a_summary() {
+fn changes_print_one_line_each_and_a_summary() {
     let shop = Shop::open();
     shop.sale("a").redemption("pending").made();
     shop.sale("b").there("Expired").redemption("pending").made();
@@ -51,7 +50,7 @@ fn a_run_that_changed_something_prints_a_line_each_and_a_summary() {
 }
 
 #[test]
-fn a_dry_run_shows_what_needs_a_person_with_the_sale_and_the_next_step() {
+fn dry_run_lists_attention_with_sale_and_next_step() {
     let shop = Shop::open();
     shop.sale("late")
         .there("Expired")
@@ -84,7 +83,7 @@ fn a_dry_run_shows_what_needs_a_person_with_the_sale_and_the_next_step() {
 }
 
 #[test]
-fn failures_and_attention_alone_print_the_summary() {
+fn failure_or_attention_alone_prints_the_summary() {
     let shop = Shop::open();
     shop.sale("doubt").here("settled").there("New").made();
     shop.reconcile().exits(0).prints(&format!(
@@ -97,7 +96,7 @@ fn failures_and_attention_alone_print_the_summary() {
 }
 
 #[test]
-fn json_is_one_object_always() {
+fn json_report_is_always_one_object() {
     let shop = Shop::open();
     let mut report = shop.reconcile().json(0);
     report["elapsed_ms"] = 12.into();
@@ -149,11 +148,11 @@ fn json_is_one_object_always() {
         report["elapsed_ms"] = json!(null);
         report["dry_run"] = json!(null);
     }
-    assert_eq!(dry, real, "a dry run reports what the real one does");
+    assert_eq!(dry, real, "a dry run reports the same as a real run");
 }
 
 #[test]
-fn json_comes_with_an_early_stop_too() {
+fn early_stop_still_prints_json() {
     let shop = Shop::open();
     let report = shop.reconcile().option("--database", "/nowhere.db").json(1);
     assert_eq!(report["checked"], 0);
@@ -161,7 +160,7 @@ fn json_comes_with_an_early_stop_too() {
 }
 
 #[test]
-fn what_was_written_before_an_early_stop_is_kept_and_reported() {
+fn changes_before_early_stop_are_kept_and_reported() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.sale("b").made();
@@ -179,7 +178,7 @@ fn what_was_written_before_an_early_stop_is_kept_and_reported() {
 }
 
 #[test]
-fn foreign_text_cannot_forge_a_line_or_drive_a_terminal() {
+fn foreign_text_cannot_forge_lines_or_control_terminals() {
     let shop = Shop::open();
     shop.sale("a").there("New\u{1b}[2J\nerror: forged").made();
     shop.sql("UPDATE invoices SET id = 'a' || char(10) || 'b'");
@@ -189,7 +188,7 @@ fn foreign_text_cannot_forge_a_line_or_drive_a_terminal() {
 }
 
 #[test]
-fn a_reader_that_went_away_is_no_failure() {
+fn closed_stdout_is_no_failure() {
     let shop = Shop::open();
     shop.sale("a").made();
     let (reader, writer) = std::io::pipe().unwrap();
@@ -200,7 +199,7 @@ fn a_reader_that_went_away_is_no_failure() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_is_a_failure_that_is_told() {
+fn unwritable_report_is_an_error() {
     let shop = Shop::open();
     shop.sale("a").made();
     let full = std::fs::OpenOptions::new()
@@ -214,7 +213,7 @@ fn a_report_that_cannot_be_written_is_a_failure_that_is_told() {
 }
 
 #[test]
-fn a_dry_run_shows_what_it_can_where_a_row_is_odd() {
+fn dry_run_lists_odd_rows_with_placeholders() {
     let shop = Shop::open();
     shop.sql("DROP TABLE products; CREATE TABLE products (id TEXT PRIMARY KEY); INSERT INTO products VALUES ('pro')");
     shop.sale("a").there("Expired").made();
