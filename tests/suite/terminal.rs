@@ -1,4 +1,4 @@
-//! What somebody who sits at a terminal sees. util-linux's `script` is the terminal.
+//! Output for a person at a terminal. util-linux's `script` provides the terminal.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use crate::btcpay::Fault;
 use crate::program::{Ran, Run};
 use crate::shop::Shop;
 
-/// What a terminal is sent, when this run is started in one.
+/// Starts the run in a terminal and returns everything the terminal receives.
 fn in_a_terminal(run: Run, environment: &[(&str, &str)]) -> String {
     let mut script = run.beside("script");
     let run = run.command();
@@ -33,11 +33,11 @@ fn in_a_terminal(run: Run, environment: &[(&str, &str)]) -> String {
     Ran::of(script, 0).stdout
 }
 
-/// Fewer than anybody takes for granted.
+/// Narrower than the usual 80 columns.
 const COLUMNS: usize = 75;
 
 #[test]
-fn a_dry_run_fits_the_terminal() {
+fn dry_run_fits_the_terminal_width() {
     let shop = Shop::open();
     shop.sale("late")
         .there("Expired")
@@ -62,7 +62,7 @@ fn a_dry_run_fits_the_terminal() {
 const BOLD: &str = "\u{1b}[1m";
 
 #[test]
-fn colour_is_for_terminals_whose_owner_wants_it() {
+fn color_follows_terminal_and_environment() {
     let shop = Shop::open();
     shop.sale("a").made();
     let dry = || shop.reconcile().flag("-n");
@@ -81,13 +81,13 @@ fn colour_is_for_terminals_whose_owner_wants_it() {
 }
 
 #[test]
-fn a_quiet_run_in_a_terminal_says_that_nothing_was_to_be_done() {
+fn uneventful_run_in_a_terminal_prints_summary() {
     let shop = Shop::open();
     let shown = in_a_terminal(shop.reconcile(), &[]);
     assert!(shown.contains("0 checked, 0 changed"), "{shown}");
 }
 
-/// A shop whose BTCPay Server takes its time with the first of its invoices.
+/// A shop whose BTCPay Server is slow to return the first invoice.
 fn slow_shop() -> Shop {
     let shop = Shop::open();
     for id in ["a", "b", "c", "d"] {
@@ -101,7 +101,7 @@ fn slow_shop() -> Shop {
 const PROGRESS: &str = "of 4 invoices";
 
 #[test]
-fn a_terminal_sees_how_far_a_longer_run_is_and_keeps_nothing_of_it() {
+fn slow_run_shows_progress_and_clears_it() {
     let shown = in_a_terminal(slow_shop().reconcile(), &[]);
     assert!(shown.contains(PROGRESS), "{shown}");
     let (_, after) = shown.rsplit_once(PROGRESS).unwrap();
@@ -109,7 +109,7 @@ fn a_terminal_sees_how_far_a_longer_run_is_and_keeps_nothing_of_it() {
     assert!(!progress.contains("checked"), "{shown}");
     assert!(
         report.contains("4 checked"),
-        "the line is cleared first: {shown}"
+        "the progress line must be cleared first: {shown}"
     );
 }
 
@@ -135,23 +135,23 @@ fn progress_and_messages_do_not_mix() {
 }
 
 #[test]
-fn only_a_terminal_that_can_be_updated_sees_progress() {
+fn dumb_terminals_and_pipes_get_no_progress() {
     let shown = in_a_terminal(slow_shop().reconcile(), &[("TERM", "dumb")]);
     assert!(!shown.contains(PROGRESS), "{shown}");
     slow_shop().reconcile().exits(0).says_nothing();
 }
 
 #[test]
-fn ctrl_c_ends_a_run_at_once_and_what_was_written_is_kept() {
+fn ctrl_c_stops_run_and_keeps_changes() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.sale("b").made();
     shop.btcpay.fails("btc-b", Fault::Hang);
-    let (asked, wait_until_asked) = mpsc::channel();
+    let (requested, request_received) = mpsc::channel();
     shop.btcpay
-        .when_asked_for("btc-b", move || asked.send(()).unwrap());
+        .when_asked_for("btc-b", move || requested.send(()).unwrap());
     let run = shop.reconcile();
-    // Who starts the tests in the background has them ignore it.
+    // Tests started in the background inherit SIGINT as ignored.
     let mut with_ctrl_c = run.beside("env");
     let run = run.command();
     let mut child = with_ctrl_c
@@ -162,14 +162,14 @@ fn ctrl_c_ends_a_run_at_once_and_what_was_written_is_kept() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_until_asked.recv().unwrap();
+    request_received.recv().unwrap();
     let mut interrupt = Command::new("sh");
     interrupt.args(["-c", &format!("kill -INT {}", child.id())]);
     Ran::of(interrupt, 0);
     let status = child.wait().unwrap();
-    assert_eq!(status.code(), None, "it dies by the signal");
-    let said = BufReader::new(child.stderr.take().unwrap()).lines().next();
-    assert!(said.is_none(), "{said:?}");
+    assert_eq!(status.code(), None, "expected death by signal");
+    let first_line = BufReader::new(child.stderr.take().unwrap()).lines().next();
+    assert!(first_line.is_none(), "{first_line:?}");
     assert_eq!(shop.state("a"), "settled, licensed");
     assert_eq!(shop.state("b"), "pending");
 }
