@@ -1,4 +1,4 @@
-//! BTCPay Server is slow, away or busy: what is tried again, what is waited for, and when a run ends.
+//! BTCPay Server is slow, down or busy: retries, waiting times, and when a run stops.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ fn answer(status: u16) -> Fault {
 }
 
 #[test]
-fn what_may_pass_is_tried_three_times() {
+fn transient_errors_are_tried_three_times() {
     let faults = [
         answer(429),
         answer(502),
@@ -40,7 +40,7 @@ fn what_may_pass_is_tried_three_times() {
 }
 
 #[test]
-fn what_will_not_pass_is_asked_once() {
+fn permanent_errors_are_not_retried() {
     for status in [400, 403, 404, 422, 500, 204, 302] {
         let shop = Shop::open();
         shop.sale("a").made();
@@ -58,7 +58,7 @@ fn what_will_not_pass_is_asked_once() {
 }
 
 #[test]
-fn retry_after_is_waited_for_as_seconds_and_as_a_date() {
+fn retry_after_accepts_seconds_and_dates() {
     let past = "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\n";
     for headers in ["Retry-After: 0\r\n", past, "Retry-After: a while\r\n"] {
         let shop = Shop::open();
@@ -68,8 +68,8 @@ fn retry_after_is_waited_for_as_seconds_and_as_a_date() {
         shop.reconcile().exits(0).warns("");
         assert_eq!(shop.btcpay.requests().len(), 2);
     }
-    // Waiting is worth it only where it ends in time, which the run knows beforehand.
-    for (headers, deadline, said) in [
+    // The run does not wait if it knows that the wait would end too late.
+    for (headers, deadline, message) in [
         (
             "Retry-After: 20\r\n",
             "10",
@@ -94,13 +94,13 @@ fn retry_after_is_waited_for_as_seconds_and_as_a_date() {
         shop.reconcile()
             .option("--deadline", deadline)
             .exits(1)
-            .warns(&format!("error: {said}"));
+            .warns(&format!("error: {message}"));
         assert_eq!(shop.btcpay.requests().len(), 1, "{headers}");
     }
 }
 
 #[test]
-fn retry_after_is_a_time_to_wait() {
+fn retry_after_delays_the_retry() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.btcpay.fails_times(
@@ -112,12 +112,12 @@ fn retry_after_is_a_time_to_wait() {
     shop.reconcile().exits(0);
     assert!(
         before.elapsed().unwrap().as_secs() >= 1,
-        "no sooner than it was asked for"
+        "retried before the time in Retry-After"
     );
 }
 
 #[test]
-fn a_server_that_answers_nobody_is_given_up_with_one_message() {
+fn run_gives_up_on_failing_server_with_one_message() {
     at_once([answer(502), answer(503), Fault::Reset], |fault| {
         let shop = Shop::open();
         shop.many_sales(30, |_| "Settled");
@@ -130,14 +130,14 @@ fn a_server_that_answers_nobody_is_given_up_with_one_message() {
         assert_eq!(
             shop.btcpay.requests().len(),
             12,
-            "three tries for the list and for three invoices"
+            "expected three tries for the list and for each of three invoices"
         );
         assert_eq!(shop.statuses(), "30 pending");
     });
 }
 
 #[test]
-fn a_run_ends_by_its_deadline_and_counts_what_is_left() {
+fn run_stops_at_deadline_and_counts_the_rest() {
     let shop = Shop::open();
     shop.many_sales(1200, |_| "Settled");
     shop.btcpay.fails("list from 500", Fault::Hang);
@@ -156,7 +156,7 @@ fn a_run_ends_by_its_deadline_and_counts_what_is_left() {
 }
 
 #[test]
-fn a_server_that_hangs_from_the_start_is_left_at_the_deadline() {
+fn run_stops_at_deadline_if_server_hangs() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.sale("b").made();
@@ -173,7 +173,7 @@ fn a_server_that_hangs_from_the_start_is_left_at_the_deadline() {
 }
 
 #[test]
-fn a_list_too_slow_for_its_server_leaves_time_for_single_invoices() {
+fn slow_list_leaves_time_for_single_requests() {
     let shop = Shop::open();
     shop.many_sales(12, |_| "Settled");
     shop.btcpay.fails("list", Fault::Hang);
@@ -183,7 +183,7 @@ fn a_list_too_slow_for_its_server_leaves_time_for_single_invoices() {
 }
 
 #[test]
-fn what_a_dying_server_had_said_is_kept() {
+fn answers_before_the_server_died_are_kept() {
     let shop = Shop::open();
     shop.many_sales(1200, |_| "Settled");
     shop.btcpay
@@ -208,21 +208,21 @@ fn plain_http_needs_no_certificates() {
 }
 
 #[test]
-fn a_run_with_nothing_to_ask_sets_up_no_connection() {
+fn run_without_candidates_opens_no_connection() {
     let shop = Shop::open();
     shop.sale("done").here("settled").licensed().made();
-    // Setting TLS up would fail here.
-    let nowhere = |run: crate::program::Run| {
+    // Setting up TLS would fail here.
+    let unreachable = |run: crate::program::Run| {
         run.option("--btcpay-url", "https://127.0.0.1:1")
             .env("SSL_CERT_FILE", "/nonexistent")
             .env("SSL_CERT_DIR", "/nonexistent")
     };
-    nowhere(shop.reconcile()).exits(0).says_nothing();
+    unreachable(shop.reconcile()).exits(0).says_nothing();
     shop.sale("a").made();
-    nowhere(shop.reconcile()).exits(1);
+    unreachable(shop.reconcile()).exits(1);
 }
 
-/// Every way in which an answer can be wrong.
+/// Every way in which an answer can be wrong or missing.
 fn all_faults() -> Vec<Fault> {
     vec![
         Fault::Reset,
@@ -249,8 +249,8 @@ fn all_faults() -> Vec<Fault> {
 }
 
 #[test]
-fn a_bad_btcpay_leads_to_the_same_end_as_a_good_one_only_later() {
-    // By pages of the list, and by single invoices.
+fn bad_btcpay_delays_but_does_not_change_the_result() {
+    // Once with pages of the list, once with single invoices.
     let cases = || [true, false].map(|by_pages| (by_pages, fastrand::u64(..)));
     let check = |(by_pages, seed): (bool, u64)| {
         let shop = Shop::open();
