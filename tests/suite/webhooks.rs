@@ -1,4 +1,4 @@
-//! The service's webhook handler and several runs work on the same invoices in the same file.
+//! The service's webhook handler and several runs process the same invoices in the same file.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,15 +12,15 @@ use crate::shop::{Shop, at_once};
 const INVOICES: i64 = 400;
 
 #[test]
-fn nothing_is_lost_or_doubled_beside_the_services_own_webhooks() {
+fn parallel_runs_and_webhooks_lose_or_duplicate_nothing() {
     for _ in 0..soak() {
         at_once(["wal", "delete"], |journal| {
             let shop = Shop::open();
             shop.sql(&format!("PRAGMA journal_mode = {journal}"));
             shop.mixed_backlog(INVOICES);
-            let served = AtomicBool::new(false);
+            let done = AtomicBool::new(false);
             let cron = || {
-                while !served.load(Ordering::Relaxed) {
+                while !done.load(Ordering::Relaxed) {
                     let ran = shop.reconcile().exits(0);
                     assert_eq!(ran.stderr, "");
                 }
@@ -30,9 +30,9 @@ fn nothing_is_lost_or_doubled_beside_the_services_own_webhooks() {
                     scope.spawn(cron);
                 }
                 careless_service(&shop);
-                served.store(true, Ordering::Relaxed);
+                done.store(true, Ordering::Relaxed);
             });
-            // The service's moment has passed.
+            // The service's grace period is over.
             shop.sql("UPDATE invoices SET updated_at = created_at");
             shop.reconcile().exits(0);
             assert_eq!(shop.kinds(), shop.reconciled());
@@ -48,8 +48,8 @@ fn nothing_is_lost_or_doubled_beside_the_services_own_webhooks() {
     }
 }
 
-/// Handles a webhook for each invoice, a statement at a time: status first, license after,
-/// redemption last; now and then it dies in between, and it does not always say that it was there.
+/// Handles a webhook for each invoice, one statement at a time: first the status, then the license,
+/// then the redemption. Sometimes it dies in between, and it does not always set `updated_at`.
 fn careless_service(shop: &Shop) {
     let connection = shop.connection();
     connection.busy_timeout(Duration::from_mins(1)).unwrap();
@@ -65,7 +65,7 @@ fn careless_service(shop: &Shop) {
     }
 }
 
-/// A purchase, unless the service dies in between.
+/// Handles the webhook of a settled purchase, unless the service dies in between.
 pub fn settle(connection: &Connection, place: i64) {
     set_status(connection, place, "settled");
     if fastrand::u8(0..4) == 0 {
