@@ -1,4 +1,4 @@
-//! The built program against a real SQLite file and a BTCPay Server on loopback.
+//! Tests of the built program with a real SQLite file and a BTCPay Server on loopback.
 
 #[path = "../btcpay/mod.rs"]
 mod btcpay;

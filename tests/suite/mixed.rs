@@ -1,16 +1,16 @@
-//! A backlog of every kind, how it must end, and the promises that hold at any moment before. The
-//! tests that attack the program share it.
+//! A backlog of every kind of invoice, its expected final state, and the invariants that hold at
+//! every moment until then. Shared by the tests that attack the program.
 
 use std::env;
 
 use crate::shop::Shop;
 
-/// By how much the attacks are to be longer than in an ordinary `cargo test`.
+/// How many times longer the attacks last than in an ordinary `cargo test`.
 pub fn soak() -> usize {
     env::var("RECONCILE_SOAK").map_or(1, |factor| factor.parse().expect("RECONCILE_SOAK"))
 }
 
-/// The kinds of invoices: the status here, in BTCPay, and whether a discount code was used.
+/// The kinds of invoices: local status, status in BTCPay, and whether a discount code was used.
 const KINDS: [(&str, &str, bool); 8] = [
     ("pending", "Settled", true),
     ("pending", "Settled", false),
@@ -23,7 +23,8 @@ const KINDS: [(&str, &str, bool); 8] = [
 ];
 
 impl Shop {
-    /// So many invoices `0`, `1`, … of the kinds in turn, the settled and expired ones half done.
+    /// Adds `count` invoices `0`, `1`, …, cycling through the kinds. The settled and expired ones
+    /// are only half processed.
     pub fn mixed_backlog(&self, count: i64) {
         self.many_sales(count, |place| KINDS[kind(place)].1);
         for (kind, (here, _, redemption)) in KINDS.iter().enumerate() {
@@ -39,27 +40,27 @@ impl Shop {
             "UPDATE discount_codes
                 SET max_uses = NULL, used_count = (SELECT count(*) FROM discount_redemptions)",
         );
-        if self.is_of_keysat() {
-            self.mix_in_what_keysat_has();
+        if self.is_keysat() {
+            self.add_keysat_rows();
         }
     }
 
-    fn is_of_keysat(&self) -> bool {
+    fn is_keysat(&self) -> bool {
         self.query("SELECT count(*) FROM sqlite_schema WHERE name = 'tier_changes'") == "1"
     }
 
-    /// What [`Shop::kinds`] says when all is done that can be done here.
+    /// The value of [`Shop::kinds`] once everything that can be reconciled is.
     pub fn reconciled(&self) -> String {
-        if self.is_of_keysat() {
+        if self.is_keysat() {
             RECONCILED.replace("1|", "1|pending\n1|")
         } else {
             RECONCILED.into()
         }
     }
 
-    /// Sales are subscriptions, an endpoint waits to hear of everything, and every other invoice of
-    /// kind 1 pays for a change of tier.
-    fn mix_in_what_keysat_has(&self) {
+    /// Makes sales subscriptions, subscribes an endpoint to all events, and makes every other
+    /// invoice of kind 1 pay for a tier change.
+    fn add_keysat_rows(&self) {
         self.sql(
             "UPDATE policies SET is_recurring = 1, renewal_period_days = 30;
              INSERT INTO policies (id, product_id, name, slug, created_at, updated_at)
@@ -75,17 +76,17 @@ impl Shop {
         );
     }
 
-    /// What is wrong at this moment with what Keysat has beyond other services.
-    fn broken_promises_of_keysat(&self) -> String {
-        if !self.is_of_keysat() {
+    /// The broken invariants that only Keysat's database has; empty if there are none.
+    fn broken_keysat_promises(&self) -> String {
+        if !self.is_keysat() {
             return String::new();
         }
         self.query(
-            "SELECT 'a license for a change of tier', licenses.id
+            "SELECT 'license issued for a tier change', licenses.id
                FROM licenses JOIN tier_changes USING (invoice_id)
               WHERE metadata_json LIKE '%reconcile%'
              UNION ALL
-             SELECT 'a license without its subscription', id FROM licenses
+             SELECT 'license without its subscription', id FROM licenses
               WHERE metadata_json LIKE '%reconcile%'
                 AND 1 <> (SELECT count(*)
                             FROM subscriptions
@@ -93,27 +94,27 @@ impl Shop {
                            WHERE subscriptions.license_id = licenses.id
                              AND cycle.invoice_id = licenses.invoice_id AND cycle_number = 1)
              UNION ALL
-             SELECT 'a license not told, or twice', id FROM licenses
+             SELECT 'license with no event or with several', id FROM licenses
               WHERE metadata_json LIKE '%reconcile%'
                 AND 1 <> (SELECT count(*) FROM webhook_deliveries
                            WHERE event_type = 'license.issued'
                              AND payload_json ->> '$.data.license_id' = licenses.id)
              UNION ALL
-             SELECT 'a redemption not told, or twice', target_id FROM audit_log
+             SELECT 'redemption with no event or with several', target_id FROM audit_log
               WHERE action = 'redemption.redeemed'
                 AND 1 <> (SELECT count(*) FROM webhook_deliveries
                            WHERE event_type = 'code.redeemed'
                              AND payload_json ->> '$.data.redemption_id' = target_id)
              UNION ALL
-             SELECT 'told of nothing', id FROM webhook_deliveries
+             SELECT 'event for a missing license', id FROM webhook_deliveries
               WHERE payload_json ->> '$.data.license_id' NOT IN (SELECT id FROM licenses)
              UNION ALL
-             SELECT 'a time that Keysat cannot compare', occurred_at FROM audit_log
+             SELECT 'time that Keysat cannot compare', occurred_at FROM audit_log
               WHERE actor_kind = 'reconcile' AND occurred_at NOT LIKE '%+00:00'",
         )
     }
 
-    /// How invoices of each kind stand; one line a kind if all of a kind stand alike.
+    /// The state of the invoices by kind: one line per kind if all of a kind are in the same state.
     pub fn kinds(&self) -> String {
         self.query(
             "SELECT DISTINCT CAST(i.id AS INTEGER) % 8, i.status || iif(l.id IS NULL, '', ', licensed')
@@ -125,20 +126,21 @@ impl Shop {
         )
     }
 
-    /// What is wrong at this moment, whatever else is going on; empty if nothing is.
+    /// The invariants that are broken right now; empty if there are none. They hold at every
+    /// moment, no matter what else is running.
     pub fn broken_promises(&self) -> String {
-        self.broken_promises_of_keysat() + &self.query(
-            "SELECT 'a license without a settled invoice', i.id
+        self.broken_keysat_promises() + &self.query(
+            "SELECT 'license without a settled invoice', i.id
                FROM licenses JOIN invoices i ON i.id = invoice_id WHERE i.status <> 'settled'
              UNION ALL
-             SELECT 'two licenses', invoice_id FROM licenses WHERE invoice_id IS NOT NULL
+             SELECT 'several licenses', invoice_id FROM licenses WHERE invoice_id IS NOT NULL
               GROUP BY invoice_id HAVING count(*) > 1
              UNION ALL
-             SELECT 'a wrong count', id FROM discount_codes c
+             SELECT 'wrong use count', id FROM discount_codes c
               WHERE used_count <> (SELECT count(*) FROM discount_redemptions
                                     WHERE code_id = c.id AND status <> 'cancelled')
              UNION ALL
-             SELECT 'settled by halves', i.id
+             SELECT 'half settled', i.id
                FROM audit_log
                JOIN invoices i ON i.id = target_id
                LEFT JOIN licenses l ON l.invoice_id = i.id
@@ -147,26 +149,26 @@ impl Shop {
                 AND (i.status <> 'settled' OR l.id IS NULL
                      OR (r.id IS NOT NULL AND (r.status <> 'redeemed' OR r.license_id IS NOT l.id)))
              UNION ALL
-             SELECT 'closed by halves', i.id
+             SELECT 'half closed', i.id
                FROM audit_log
                JOIN invoices i ON i.id = target_id
                JOIN discount_redemptions r ON r.invoice_id = i.id
               WHERE action IN ('invoice.expired', 'invoice.invalid')
                 AND (action <> 'invoice.' || i.status OR r.status <> 'cancelled')
              UNION ALL
-             SELECT 'told twice', target_id FROM audit_log WHERE actor_kind = 'reconcile'
+             SELECT 'audited twice', target_id FROM audit_log WHERE actor_kind = 'reconcile'
               GROUP BY action, target_id HAVING count(*) > 1
              UNION ALL
-             SELECT 'issued and not told', id FROM licenses
+             SELECT 'issued but not audited', id FROM licenses
               WHERE metadata_json LIKE '%reconcile%'
                 AND id NOT IN (SELECT target_id FROM audit_log WHERE action = 'license.issued')
              UNION ALL
-             SELECT 'changed without a decision', id FROM invoices
+             SELECT 'changed while open in BTCPay', id FROM invoices
               WHERE CAST(id AS INTEGER) % 8 IN (4, 7) AND (status <> 'pending' OR updated_at <> created_at)
              UNION ALL
              SELECT 'damaged', integrity_check FROM pragma_integrity_check WHERE integrity_check <> 'ok'
              UNION ALL
-             SELECT 'a reference to nothing', \"table\" FROM pragma_foreign_key_check",
+             SELECT 'dangling reference', \"table\" FROM pragma_foreign_key_check",
         )
     }
 }

@@ -1,11 +1,11 @@
-//! The built program: how it is run, and what it printed.
+//! Runs the built program and checks its output.
 
 use std::ffi::OsStr;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// A run of the built program, in an environment with nothing in it but what is set here.
+/// A run of the built program. Its environment contains only the variables set here.
 pub struct Run {
     command: Command,
 }
@@ -36,7 +36,7 @@ impl Run {
         self.command
     }
 
-    /// Another program, to be started in the environment of this run.
+    /// A command for another program with the environment of this run.
     pub fn beside(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         let set = self.command.get_envs();
@@ -51,54 +51,55 @@ impl Run {
         Ran::of(self.command, code)
     }
 
-    /// The object of `--format json`.
+    /// Runs with `--format json` and returns the parsed object.
     #[track_caller]
     pub fn json(self, code: i32) -> Value {
         let ran = self.option("--format", "json").exits(code);
-        assert_eq!(ran.stdout.matches('\n').count(), 1, "{}", ran.told);
-        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.told))
+        assert_eq!(ran.stdout.matches('\n').count(), 1, "{}", ran.transcript);
+        serde_json::from_str(&ran.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", ran.transcript))
     }
 }
 
-/// What a run printed.
+/// The output of a finished run.
 pub struct Ran {
     pub stdout: String,
     pub stderr: String,
-    /// All about it, for the reader of a failed test.
-    told: String,
+    /// The command, exit status and output, for the message of a failed test.
+    transcript: String,
 }
 
 impl Ran {
-    /// What `command` printed, which exits with `code`.
+    /// Runs `command` and checks that it exits with `code`.
     #[track_caller]
     pub fn of(mut command: Command, code: i32) -> Self {
         let output = command.output().unwrap();
         let ran = Self::new(&command, &output);
-        assert_eq!(output.status.code(), Some(code), "{}", ran.told);
+        assert_eq!(output.status.code(), Some(code), "{}", ran.transcript);
         ran
     }
 
     fn new(command: &Command, output: &Output) -> Self {
         let stdout = String::from_utf8(output.stdout.clone()).unwrap();
         let stderr = String::from_utf8(output.stderr.clone()).unwrap();
-        let told = format!(
+        let transcript = format!(
             "{command:?}\n{}\n--- stdout\n{stdout}\n--- stderr\n{stderr}",
             output.status
         );
         Self {
             stdout,
             stderr,
-            told,
+            transcript,
         }
     }
 
-    /// `[..]` stands for anything within a line, as `*` does in a file name.
+    /// Checks stdout. `[..]` matches any text within a line, as `*` does in a file name.
     #[track_caller]
     pub fn prints(self, expected: &str) -> Self {
         assert!(
             matches(expected, &self.stdout),
             "expected on stdout:\n{expected}\ngot: {}",
-            self.told
+            self.transcript
         );
         self
     }
@@ -108,7 +109,7 @@ impl Ran {
         assert!(
             matches(expected, &self.stderr),
             "expected on stderr:\n{expected}\ngot: {}",
-            self.told
+            self.transcript
         );
         self
     }

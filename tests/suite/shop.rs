@@ -1,4 +1,4 @@
-//! The one fixture: a shop with its database, made from schema.sql, its BTCPay Server on loopback,
+//! The shared fixture: a shop with a database created from schema.sql, a BTCPay Server on loopback,
 //! and the built program.
 
 use std::fs::{self, Permissions};
@@ -13,31 +13,32 @@ use tempfile::TempDir;
 use crate::btcpay::{self, Btcpay};
 use crate::program::Run;
 
-/// The price of everything, in sats and as BTCPay writes it.
+/// The price of every sale, in sats and as BTCPay writes it.
 pub const SATS: i64 = 21_000;
 pub const BTC: &str = "0.00021";
 
-/// The summary of a run that was stopped before it had done anything.
+/// The summary of a run that stopped before it changed anything.
 pub const STOPPED: &str = "20[..]Z [..] 0 changed, [..]; stopped early[..]";
 
 pub struct Shop {
     pub btcpay: Btcpay,
     folder: TempDir,
-    /// When it opened, in SQL: sales of one test are of one second, however long it takes.
+    /// An SQL expression, fixed when the shop opens, so that all sales of a test have the same
+    /// time, however long the test takes.
     an_hour_ago: String,
 }
 
-/// A shop of each shape: schema.sql's own, and Keysat's.
+/// A shop with each schema: schema.sql and Keysat's.
 pub const SHOPS: [fn() -> Shop; 2] = [Shop::open, Shop::of_keysat];
 
 impl Shop {
-    /// Sells `pro` with one policy, and has the discount code LAUNCH.
+    /// A shop that sells `pro` with one policy and has the discount code LAUNCH.
     pub fn open() -> Self {
         let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.sql");
         Self::open_with(&fs::read_to_string(schema).unwrap())
     }
 
-    /// The same with another schema.
+    /// The same shop with another schema.
     pub fn open_with(schema: &str) -> Self {
         let shop = Self {
             btcpay: Btcpay::start(),
@@ -56,7 +57,7 @@ impl Shop {
         shop
     }
 
-    /// The same in Keysat's database, which knows this BTCPay Server as its only payment provider.
+    /// The same shop in Keysat's database, with this BTCPay Server as its only payment provider.
     pub fn of_keysat() -> Self {
         let shop = Self::open_with(include_str!("keysat.sql"));
         shop.sql(
@@ -68,7 +69,7 @@ impl Shop {
         shop
     }
 
-    /// Keysat takes money through this too, for a profile of the same name.
+    /// Adds a payment provider to Keysat, for a merchant profile of the same name.
     pub fn has_provider(&self, id: &str, kind: &str, url: &str, store_id: &str) {
         self.sql(&format!(
             "INSERT OR IGNORE INTO merchant_profiles (id, name) VALUES ('shop', 'Shop'), ('{id}', '{id}');
@@ -85,7 +86,7 @@ impl Shop {
         self.folder.path().join(name)
     }
 
-    /// A file that only its owner may read; its path.
+    /// Creates a file that only its owner can read, and returns its path.
     pub fn private_file(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let path = self.path(name);
         fs::write(&path, text).unwrap();
@@ -95,7 +96,7 @@ impl Shop {
 
     pub fn connection(&self) -> Connection {
         let connection = Connection::open(self.database()).unwrap();
-        // Tests put rows there that a careful service would not.
+        // Tests insert rows that a careful service would not.
         connection
             .pragma_update(None, "foreign_keys", false)
             .unwrap();
@@ -106,7 +107,7 @@ impl Shop {
         self.connection().execute_batch(sql).unwrap();
     }
 
-    /// What a query gives: cells by `|`, rows by new lines, as the sqlite3 shell shows them.
+    /// The result of a query in the format of the sqlite3 shell: `|` between cells, a line per row.
     #[track_caller]
     pub fn query(&self, sql: &str) -> String {
         let connection = self.connection();
@@ -129,7 +130,7 @@ impl Shop {
         rows.unwrap().join("\n")
     }
 
-    /// A sale of `pro`, made an hour ago and untouched since, pending here and settled in BTCPay.
+    /// A sale of `pro` from an hour ago, not updated since, pending locally and settled in BTCPay.
     pub fn sale<'a>(&'a self, id: &'a str) -> Sale<'a> {
         Sale {
             shop: self,
@@ -145,8 +146,8 @@ impl Shop {
         }
     }
 
-    /// So many sales `0`, `1`, …, each a second older than the one before; pending here, and in
-    /// BTCPay what `there` says.
+    /// Adds `count` sales `0`, `1`, …, each a second older than the one before. They are pending
+    /// locally; `there` gives the status in BTCPay.
     pub fn many_sales(&self, count: i64, there: fn(i64) -> &'static str) {
         self.sql(&format!(
             "WITH RECURSIVE sale (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM sale WHERE n + 1 < {count})
@@ -166,7 +167,7 @@ impl Shop {
         }
     }
 
-    /// How many invoices there are of each status, as `2 pending, 3 settled`.
+    /// The number of invoices by status, such as `2 pending, 3 settled`.
     #[track_caller]
     pub fn statuses(&self) -> String {
         self.query(
@@ -175,7 +176,7 @@ impl Shop {
         )
     }
 
-    /// How an invoice stands: its status, its license, its redemption, and how often LAUNCH is used.
+    /// The state of an invoice: its status, license and redemption, and the use count of LAUNCH.
     #[track_caller]
     pub fn state(&self, id: &str) -> String {
         self.query(&format!(
@@ -190,7 +191,7 @@ impl Shop {
         ))
     }
 
-    /// Everything in the database, to prove that nothing changed.
+    /// All rows of the database, to prove that nothing changed.
     pub fn everything(&self) -> String {
         let tables = self.query(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'",
@@ -201,7 +202,7 @@ impl Shop {
         rows.collect::<Vec<_>>().join("\n")
     }
 
-    /// The program as it is set up for this shop.
+    /// A run of the program configured for this shop.
     pub fn reconcile(&self) -> Run {
         Run::bare()
             .option("--database", self.database().to_str().unwrap())
@@ -217,7 +218,8 @@ fn an_hour_ago() -> String {
     format!("strftime('%Y-%m-%dT%H:%M:%SZ', {then}, 'unixepoch')")
 }
 
-/// A sale to be put into both databases.
+/// A sale to add to the database and to BTCPay. `here` is the status in the database, `there` the
+/// one in BTCPay.
 pub struct Sale<'a> {
     shop: &'a Shop,
     id: &'a str,
@@ -248,7 +250,7 @@ impl<'a> Sale<'a> {
         self
     }
 
-    /// LAUNCH was used on it, and the redemption is so; a slot is counted unless it is cancelled.
+    /// The sale used LAUNCH, and its redemption has this status. It takes a slot unless cancelled.
     pub fn redemption(mut self, status: &'a str) -> Self {
         self.redemption = Some(status);
         self
@@ -259,7 +261,7 @@ impl<'a> Sale<'a> {
         self
     }
 
-    /// Both in SQL.
+    /// `created` and `updated` take SQL expressions.
     pub fn created(mut self, sql: &'a str) -> Self {
         self.created = sql;
         self
@@ -315,7 +317,7 @@ impl<'a> Sale<'a> {
     }
 }
 
-/// Checks every case at the same time: most of the time of a run that tries again is waiting.
+/// Checks all cases in parallel, because a run that retries mostly waits.
 pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {
     std::thread::scope(|scope| {
         for case in cases {
