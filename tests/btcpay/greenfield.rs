@@ -1,4 +1,4 @@
-//! What the loopback BTCPay Server answers: its users, keys, stores and invoices by the Greenfield API.
+//! The Greenfield API of the loopback BTCPay Server: users, keys, stores and invoices.
 
 use std::iter;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ const UNRESTRICTED: &str = "unrestricted";
 
 pub struct Key {
     pub secret: String,
-    /// As they were asked for; one may be narrowed to a store by `:` and its id.
+    /// As requested; `:` and a store's id limit a permission to that store.
     pub permissions: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ fn error(status: u16, code: &str, message: &str) -> Reply {
     )
 }
 
-/// An array of what is wrong with a request, by the place in it.
+/// The errors of a request as an array, each with the path of the bad field.
 fn unprocessable(path: &str, message: &str) -> Reply {
     (422, json!([{"path": path, "message": message}]).to_string())
 }
@@ -150,7 +150,7 @@ fn text(json: &Value, field: &str) -> String {
     json[field].as_str().unwrap_or_default().to_owned()
 }
 
-/// So many characters of base58, as in the ids of stores and invoices.
+/// A random base58 string of this length, like the ids of stores and invoices.
 fn random_id(length: usize) -> String {
     const BASE58: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
     iter::repeat_with(|| char::from(BASE58[fastrand::usize(..BASE58.len())]))
@@ -158,13 +158,13 @@ fn random_id(length: usize) -> String {
         .collect()
 }
 
-/// Whoever makes a request, as far as BTCPay Server cares.
+/// The permissions of the caller of a request.
 struct Caller {
     permissions: Vec<String>,
 }
 
 impl Caller {
-    /// Asks for a permission, on one store or on the server as a whole.
+    /// Requires a permission, on one store or on the whole server.
     fn needs(&self, permission: &str, store: Option<&Store>) -> Result<(), Reply> {
         let narrowed = store.map(|store| format!("{permission}:{}", store.id));
         self.permissions
@@ -182,7 +182,7 @@ impl Request {
 }
 
 impl Invoice {
-    /// By hand or by the API, where the move is allowed.
+    /// Marks the invoice, manually or through the API, if the transition is allowed.
     pub fn mark(&mut self, status: &str) -> Result<Reply, Reply> {
         let allowed = matches!(
             (status, self.additional.as_str(), self.status.as_str()),
@@ -227,7 +227,7 @@ impl State {
         (200, json!({"synchronized": ready}).to_string())
     }
 
-    /// Without authentication only the first administrator.
+    /// Without authentication, only the first administrator can be created.
     fn add_user(&mut self, user: &Value) -> Result<Reply, Reply> {
         if self.admin.is_some() {
             return Err((401, String::new()));
@@ -266,11 +266,14 @@ impl State {
         }
     }
 
-    fn add_key(&mut self, wish: &Value) -> Reply {
+    fn add_key(&mut self, wanted: &Value) -> Reply {
         let secret: String = iter::repeat_with(|| format!("{:x}", fastrand::u8(..16)))
             .take(40)
             .collect();
-        let permissions = wish["permissions"].as_array().cloned().unwrap_or_default();
+        let permissions = wanted["permissions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         self.keys.push(Key {
             secret: secret.clone(),
             permissions: permissions
@@ -280,12 +283,12 @@ impl State {
         });
         (
             200,
-            json!({"apiKey": secret, "label": wish["label"], "permissions": permissions})
+            json!({"apiKey": secret, "label": wanted["label"], "permissions": permissions})
                 .to_string(),
         )
     }
 
-    fn add_store(&mut self, wish: &Value) -> Reply {
+    fn add_store(&mut self, wanted: &Value) -> Reply {
         let id = random_id(44);
         self.stores.push(Store {
             id: id.clone(),
@@ -293,12 +296,12 @@ impl State {
         });
         (
             200,
-            json!({"id": id, "name": wish["name"], "defaultCurrency": wish["defaultCurrency"]})
+            json!({"id": id, "name": wanted["name"], "defaultCurrency": wanted["defaultCurrency"]})
                 .to_string(),
         )
     }
 
-    /// Who asks for a store that is not there is told that the permission is missing.
+    /// A request for a store that does not exist is answered as if the permission were missing.
     fn store(&self, id: &str) -> Result<&Store, Reply> {
         self.stores
             .iter()
@@ -317,8 +320,8 @@ impl State {
             })
     }
 
-    fn add_invoice(&mut self, store_id: String, wish: &Value) -> Result<Reply, Reply> {
-        let minutes = match &wish["checkout"]["expirationMinutes"] {
+    fn add_invoice(&mut self, store_id: String, wanted: &Value) -> Result<Reply, Reply> {
+        let minutes = match &wanted["checkout"]["expirationMinutes"] {
             Value::Null => 15,
             number => number
                 .as_i64()
@@ -327,10 +330,10 @@ impl State {
                     unprocessable("checkout.expirationMinutes", "Not a whole number from 1 on")
                 })?,
         };
-        let amount = text(wish, "amount");
+        let amount = text(wanted, "amount");
         let mut invoice = Invoice::new(&random_id(22), "New", &amount);
         invoice.store_id = store_id;
-        invoice.currency = text(wish, "currency");
+        invoice.currency = text(wanted, "currency");
         invoice.created = self.now();
         invoice.expires = Some(invoice.created + minutes * 60);
         let reply = invoice.json().to_string();
@@ -338,8 +341,8 @@ impl State {
         Ok((200, reply))
     }
 
-    /// Newest first, without a tie-breaker: equal times come in another order each time. Archived
-    /// ones only if asked for by their undocumented name.
+    /// Newest first, without a tie-breaker: invoices with equal times come in another order each
+    /// time. Archived ones are included only if the undocumented parameter asks for them.
     fn list(&self, store: &str, query: &str) -> Result<Reply, Reply> {
         let values = |name: &str| -> Vec<&str> {
             query
@@ -385,7 +388,7 @@ impl State {
     }
 }
 
-/// A path segment without its percent-encoding.
+/// Decodes the percent-encoding of a path segment.
 fn decoded(segment: &str) -> String {
     let mut parts = segment.split('%');
     let mut bytes = parts.next().unwrap().as_bytes().to_vec();

@@ -1,7 +1,7 @@
-//! A BTCPay Server on loopback, as awkward as the real one (read from BTCPay Server 2.4.1): tests and
-//! the demo share it.
+//! A BTCPay Server on loopback with the quirks of the real one (taken from the source of BTCPay
+//! Server 2.4.1). Shared by the tests and the demo.
 
-#![allow(dead_code, reason = "the demo uses a part of it")]
+#![allow(dead_code, reason = "the demo uses only a part")]
 
 mod greenfield;
 
@@ -14,7 +14,7 @@ use std::thread;
 use greenfield::{Key, Store, answer};
 use serde_json::{Value, json};
 
-/// A key without restrictions, once a test [`Btcpay::gives`] it.
+/// An unrestricted key. It exists once a test adds it with [`Btcpay::gives`].
 pub const OWNERS_KEY: &str = "1f2e3d4c5b6a79880a1b2c3d4e5f60718293a4b5";
 pub const STORE: &str = "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776";
 pub const KEY: &str = "6f3a1c9e5b7d2f4a8c0e1b3d5f7a9c2e4b6d8f0a";
@@ -24,7 +24,7 @@ pub struct Btcpay {
     state: Arc<Mutex<State>>,
 }
 
-/// How the server tells of an invoice that this store does not have.
+/// How the server answers a request for an invoice that the store does not have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// 404, `invoice-not-found`.
@@ -33,20 +33,20 @@ pub enum Version {
     From2_4,
 }
 
-/// What goes wrong instead of an answer.
+/// What happens instead of a correct answer.
 #[derive(Clone)]
 pub enum Fault {
-    /// This status, these header lines, this body.
+    /// An answer with this status, these header lines and this body.
     Answer(u16, &'static str, String),
-    /// The connection is cut before a byte of the answer.
+    /// The connection closes before the first byte of the answer.
     Reset,
-    /// The connection is cut in the middle of the body.
+    /// The connection closes in the middle of the body.
     HalfABody,
     /// A body that never ends.
     EndlessBody,
-    /// Nothing is said, for as long as the other side waits.
+    /// The server sends nothing for as long as the client waits.
     Hang,
-    /// The right answer with something wrong in it.
+    /// The correct answer with an error introduced by the function.
     Twisted(fn(&str) -> String),
 }
 
@@ -61,7 +61,7 @@ pub struct Invoice {
     pub currency: String,
     /// Unix seconds.
     pub created: i64,
-    /// Unix seconds; none for an invoice whose status is not moved by time.
+    /// Unix seconds; `None` for an invoice that never expires on its own.
     pub expires: Option<i64>,
     pub archived: bool,
 }
@@ -105,7 +105,7 @@ impl Invoice {
             "checkout": {"speedPolicy": "MediumSpeed", "paymentMethods": ["BTC-CHAIN"]},
             "receipt": {"enabled": null},
         });
-        // Servers before 2.1.2 do not say what was paid.
+        // Servers before 2.1.2 do not report the paid amount.
         if self.paid.is_null() {
             json.as_object_mut().unwrap().remove("paidAmount");
         }
@@ -117,31 +117,31 @@ type Hook = Box<dyn FnOnce() + Send>;
 
 struct State {
     version: Version,
-    /// Before `/api`, as behind a reverse proxy.
+    /// The path before `/api`, as behind a reverse proxy.
     prefix: String,
     invoices: Vec<Invoice>,
     stores: Vec<Store>,
     keys: Vec<Key>,
-    /// The first user's e-mail address and password, as HTTP Basic has them.
+    /// The first user's email address and password, in the format of HTTP Basic.
     admin: Option<String>,
-    /// By how many seconds its clock is ahead, and how far each request moves it on.
+    /// How many seconds the server's clock is ahead, and how many each request adds.
     ahead: i64,
     hurry: i64,
-    /// How often it says that it is not ready yet.
+    /// How many more health checks report that the server is not ready.
     starting: usize,
-    /// By what is asked for, see [`asked_for`]; and how many times more.
+    /// By target, see [`asked_for`]: the fault, and how many more times it occurs.
     faults: HashMap<String, (Fault, usize)>,
-    /// What a third of the requests meets.
+    /// The faults that hit a third of the requests.
     bad_luck: Option<(fastrand::Rng, Vec<Fault>)>,
     hooks: HashMap<String, Hook>,
-    /// Nobody listens any more.
+    /// The server no longer listens.
     dead: bool,
     requests: Vec<String>,
     user_agents: Vec<String>,
 }
 
 impl Btcpay {
-    /// A server of version 2.3 with one store and one key, on a port of its own.
+    /// Starts a server of version 2.3 with one store and one key, on a free port.
     pub fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -197,7 +197,7 @@ impl Btcpay {
         self.state().invoices.push(invoice);
     }
 
-    /// What a merchant does by hand, which must be allowed.
+    /// Marks the invoice as a merchant does manually. BTCPay Server must allow the change.
     pub fn mark(&self, id: &str, status: &str) {
         self.change(id, |invoice| {
             invoice.mark(status).unwrap();
@@ -222,7 +222,7 @@ impl Btcpay {
         self.gives(key, &[]);
     }
 
-    /// From now on `key` has these permissions alone.
+    /// From now on `key` has only these permissions.
     pub fn gives(&self, key: &str, permissions: &[&str]) {
         self.revoke(key);
         self.state().keys.push(Key {
@@ -231,7 +231,7 @@ impl Btcpay {
         });
     }
 
-    /// Nobody has set it up yet, and it takes its time to start.
+    /// Makes the server a fresh one that is still starting and has no users, stores or keys.
     pub fn is_new(&self) {
         let mut state = self.state();
         state.stores.clear();
@@ -239,12 +239,12 @@ impl Btcpay {
         state.starting = 2;
     }
 
-    /// With each request a minute passes there, so that nobody need wait for an invoice to expire.
+    /// Each request advances the server's clock by a minute, so that invoices expire quickly.
     pub fn is_in_a_hurry(&self) {
         self.state().hurry = 60;
     }
 
-    /// What is there, but for archived invoices, which cannot be deleted.
+    /// What the server holds, except archived invoices, which cannot be deleted.
     pub fn inventory(&self) -> String {
         let state = self.state();
         format!(
@@ -259,28 +259,28 @@ impl Btcpay {
         )
     }
 
-    /// From now on `what` (see [`asked_for`]) fails so.
+    /// From now on every request for `what` (see [`asked_for`]) fails with `fault`.
     pub fn fails(&self, what: &str, fault: Fault) {
         self.fails_times(usize::MAX, what, fault);
     }
 
-    /// The next `times` that `what` is asked for, it fails so.
+    /// The next `times` requests for `what` fail with `fault`.
     pub fn fails_times(&self, times: usize, what: &str, fault: Fault) {
         self.state().faults.insert(what.into(), (fault, times));
     }
 
-    /// What makes the server die, with every connection it has.
+    /// A function that makes the server die, with all its connections.
     pub fn death(&self) -> impl FnOnce() + Send + 'static {
         let (state, address) = (Arc::clone(&self.state), self.address);
         move || {
             state.lock().unwrap().dead = true;
-            // Wakes it up, to let go of its port. Whoever comes after that is refused.
+            // Wakes the listener so that it releases the port. Later connections are refused.
             let mut last = TcpStream::connect(address).unwrap();
             let _ = last.read(&mut [0]);
         }
     }
 
-    /// What changes the invoices, at a time of its own.
+    /// A function that makes this change to the invoices when it is called.
     pub fn later(
         &self,
         change: impl FnOnce(&mut Vec<Invoice>) + Send + 'static,
@@ -289,7 +289,7 @@ impl Btcpay {
         move || change(&mut state.lock().unwrap().invoices)
     }
 
-    /// From now on a third of the requests, whatever they ask for, meets one of these.
+    /// From now on one of these faults hits a third of the requests, whatever their target.
     pub fn has_bad_luck(&self, seed: u64, faults: Vec<Fault>) {
         self.state().bad_luck = Some((fastrand::Rng::with_seed(seed), faults));
     }
@@ -300,12 +300,12 @@ impl Btcpay {
         state.bad_luck = None;
     }
 
-    /// Does something once, while the request for `what` is under way.
+    /// Runs `hook` once, during the next request for `what`.
     pub fn when_asked_for(&self, what: &str, hook: impl FnOnce() + Send + 'static) {
         self.state().hooks.insert(what.into(), Box::new(hook));
     }
 
-    /// The paths asked for since the last call, with their queries.
+    /// The paths requested since the last call, with their query strings.
     pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state().requests)
     }
@@ -392,7 +392,7 @@ impl State {
     }
 }
 
-/// None when the other side is done.
+/// `None` if the client closed the connection.
 fn read_request(stream: &mut TcpStream) -> Option<Request> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
@@ -422,7 +422,8 @@ fn read_request(stream: &mut TcpStream) -> Option<Request> {
     })
 }
 
-/// The invoice's id as it stands in the path, `list`, or `list from 500` for a later page.
+/// The target of a request: the invoice's id as in the path, `list`, or `list from 500` for a later
+/// page.
 fn asked_for(path: &str) -> String {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let skip = query.split('&').find_map(|pair| pair.strip_prefix("skip="));
