@@ -1,6 +1,7 @@
-//! The smoke test: invoices made, marked, archived and left to expire through the API of a BTCPay
-//! Server, and what the built program makes of them. One body, for the loopback BTCPay and, with
-//! `--ignored`, for a real one; the script `run` beside this file starts one on regtest.
+//! The smoke test. It creates, marks and archives invoices through the API of a BTCPay Server, lets
+//! one expire, and checks how the built program reconciles them. The same code runs against the
+//! loopback BTCPay Server and, with `--ignored`, against a real one. The script `run` in this
+//! folder starts a real one on regtest.
 
 #[path = "../btcpay/mod.rs"]
 mod btcpay;
@@ -22,14 +23,14 @@ use btcpay::{Btcpay, OWNERS_KEY, Version};
 use program::{Ran, Run};
 use server::{LentStore, Made, VIEW_INVOICES};
 
-/// With the others, more candidates than are asked about one by one.
+/// Together with the other sales, more candidates than the program checks one by one.
 const CROWD: usize = 8;
 
-/// How a server is reached that is behind Tor, a proxy or an authority of its own.
-const WAYS: [&str; 4] = ["SSL_CERT_FILE", "ALL_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+/// The variables needed to reach a server behind Tor, a proxy or a private certificate authority.
+const CONNECTION_VARIABLES: [&str; 4] = ["SSL_CERT_FILE", "ALL_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
 #[test]
-fn the_loopback_btcpay_is_reconciled_and_left_as_it_was() {
+fn loopback_btcpay_is_reconciled_and_left_unchanged() {
     for (store, version) in [
         (None, Version::From2_4),
         (None, Version::UpTo2_3),
@@ -46,8 +47,8 @@ fn the_loopback_btcpay_is_reconciled_and_left_as_it_was() {
 }
 
 #[test]
-#[ignore = "needs a BTCPay Server: BTCPAY_URL, an owner's key in BTCPAY_API_KEY, and perhaps BTCPAY_STORE_ID"]
-fn a_real_btcpay_is_reconciled_and_left_as_it_was() {
+#[ignore = "needs a BTCPay Server: BTCPAY_URL, an owner's key in BTCPAY_API_KEY, optionally BTCPAY_STORE_ID"]
+fn real_btcpay_is_reconciled_and_left_unchanged() {
     let setting = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let needed = |name: &str| setting(name).unwrap_or_else(|| panic!("{name} is not set"));
     smoke(LentStore::of(
@@ -57,10 +58,10 @@ fn a_real_btcpay_is_reconciled_and_left_as_it_was() {
     ));
 }
 
-/// The script's part after Docker's, with a server on loopback that nobody has set up yet, and the
-/// test above as what it runs.
+/// Runs the script with a stub for Docker and a fresh server on loopback. The script in turn runs
+/// the test above.
 #[test]
-fn the_script_sets_a_server_up_runs_the_smoke_test_and_takes_all_down() {
+fn script_sets_up_server_runs_smoke_test_and_cleans_up() {
     let btcpay = Btcpay::start();
     btcpay.is_new();
     btcpay.is_in_a_hurry();
@@ -74,9 +75,9 @@ fn the_script_sets_a_server_up_runs_the_smoke_test_and_takes_all_down() {
         .args([
             "--ignored",
             "--exact",
-            "a_real_btcpay_is_reconciled_and_left_as_it_was",
+            "real_btcpay_is_reconciled_and_left_unchanged",
         ])
-        // So bash is handed a function, which comes before any program of that name.
+        // Exports a bash function, which takes precedence over any program of that name.
         .env(
             "BASH_FUNC_docker%%",
             "() { echo \"$@\" >> \"$DOCKER_LOG\"; }",
@@ -88,7 +89,7 @@ fn the_script_sets_a_server_up_runs_the_smoke_test_and_takes_all_down() {
     assert_eq!(
         btcpay.inventory(),
         "1 stores, 1 keys, 0 invoices",
-        "what the script made itself goes with its server"
+        "what the script itself created is removed with its server"
     );
     let log = fs::read_to_string(log).unwrap();
     let steps: Vec<&str> = log
@@ -105,7 +106,7 @@ fn the_script_sets_a_server_up_runs_the_smoke_test_and_takes_all_down() {
     assert_eq!(*down, "down --volumes");
 }
 
-/// A licensing database made from schema.sql, whose sales are invoices of a BTCPay Server.
+/// A licensing database created from schema.sql, whose sales are invoices of a BTCPay Server.
 struct Shop {
     folder: TempDir,
 }
@@ -136,7 +137,7 @@ impl Shop {
         Connection::open(self.database()).unwrap()
     }
 
-    /// Each is a pending sale `name` with the discount code.
+    /// Adds a pending sale `name` with the discount code.
     fn sells(&self, name: &str, invoice: &Made) {
         let database = self.connection();
         database
@@ -157,7 +158,7 @@ impl Shop {
             .unwrap();
     }
 
-    /// Every sale but the crowd's, a line each, and how often the code is used.
+    /// The state of every sale except the crowd's, one per line, and the use count of the code.
     fn state(&self) -> String {
         self.connection()
             .query_row(
@@ -177,8 +178,11 @@ impl Shop {
     }
 
     fn reconcile(&self, store: &LentStore, key: &str) -> Run {
-        let ways = WAYS.into_iter().filter(|_| !store.is_on_loopback());
-        ways.filter_map(|name| Some((name, env::var(name).ok()?)))
+        let passed_on = CONNECTION_VARIABLES
+            .into_iter()
+            .filter(|_| !store.is_on_loopback());
+        passed_on
+            .filter_map(|name| Some((name, env::var(name).ok()?)))
             .fold(Run::bare(), |run, (name, value)| run.env(name, &value))
             .option("--database", self.database().to_str().unwrap())
             .option("--btcpay-url", &store.url)
@@ -187,12 +191,12 @@ impl Shop {
     }
 }
 
-/// The whole of the main job, against whatever server the store is of.
+/// Tests the main job from start to end against the server of this store.
 fn smoke(lent: LentStore) {
     let store = &lent;
     let key = store.new_key(&[&format!("{VIEW_INVOICES}:{}", store.id)]);
     let shop = Shop::open();
-    // First, because it takes a minute.
+    // Created first, because it takes a minute to expire.
     let expiring = store.new_invoice(1);
     let [settled, invalid, archived, open] = [(); 4].map(|()| store.new_invoice(60));
     store.mark(&settled, "Settled");
@@ -214,7 +218,10 @@ fn smoke(lent: LentStore) {
     let dry = shop.reconcile(store, &key).flag("--dry-run").json(0);
     assert_eq!(shop.state(), before, "a dry run writes nothing");
     assert_eq!(dry["checked"], 5);
-    assert_eq!(dry["requests"], 5, "few are asked for one by one");
+    assert_eq!(
+        dry["requests"], 5,
+        "a few invoices are requested one by one"
+    );
 
     for place in 0..CROWD {
         shop.sells(&format!("crowd {place}"), &store.new_invoice(60));
@@ -232,7 +239,7 @@ fn smoke(lent: LentStore) {
     assert_eq!(real["checked"], 5 + CROWD);
     assert!(
         real["requests"].as_u64().unwrap() < 5,
-        "many are read from the store's list: {real}"
+        "many invoices are read from the store's list: {real}"
     );
     for change in real["changes"].as_array_mut().unwrap() {
         if change["license_issued"] == true {
@@ -248,7 +255,11 @@ fn smoke(lent: LentStore) {
 
     store.mark(&expiring, "Settled");
     let unnoticed = shop.reconcile(store, &key).json(0);
-    assert_eq!(unnoticed["changes"], json!([]), "it is closed here");
+    assert_eq!(
+        unnoticed["changes"],
+        json!([]),
+        "a closed invoice is not checked without --recheck"
+    );
     let noticed = shop.reconcile(store, &key).flag("--recheck").json(0);
     assert_eq!(noticed["changes"][0]["from"], "expired");
     assert_eq!(noticed["changes"][0]["license_issued"], true);

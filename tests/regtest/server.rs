@@ -1,5 +1,5 @@
-//! A store of a BTCPay Server that is only lent: what is done there by the Greenfield API, and how
-//! it is left as it was.
+//! A borrowed store of a BTCPay Server: the smoke test works in it through the Greenfield API, then
+//! removes everything that it created.
 
 use std::cell::{Cell, RefCell};
 use std::thread;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 pub const VIEW_INVOICES: &str = "btcpay.store.canviewinvoices";
 
-/// A real server looks for expired invoices now and then.
+/// A real server checks for expired invoices only now and then.
 const PATIENCE: Duration = Duration::from_mins(5);
 
 pub struct LentStore {
@@ -19,13 +19,13 @@ pub struct LentStore {
     pub id: String,
     owners_key: String,
     client: Client,
-    /// Made here, and still there.
+    /// Whether the test created the store and has not deleted it yet.
     is_ours: Cell<bool>,
     keys: RefCell<Vec<String>>,
     invoices: RefCell<Vec<String>>,
 }
 
-/// An invoice that was made here.
+/// An invoice that the test created.
 pub struct Made {
     pub id: String,
     /// Unix seconds.
@@ -33,8 +33,8 @@ pub struct Made {
 }
 
 impl LentStore {
-    /// The store `id` of the server at `url`, or without an id a new one. The key is an owner's,
-    /// without restrictions.
+    /// The store `id` of the server at `url`, or a new store without an id. The key is an owner's
+    /// unrestricted key.
     pub fn of(url: &str, owners_key: &str, id: Option<&str>) -> Self {
         let mut store = Self {
             url: url.trim_end_matches('/').into(),
@@ -64,7 +64,7 @@ impl LentStore {
         is_on_loopback(&self.url)
     }
 
-    /// A key with these permissions alone.
+    /// Creates a key with only these permissions.
     pub fn new_key(&self, permissions: &[&str]) -> String {
         let made = self.post(
             "api-keys",
@@ -109,25 +109,25 @@ impl LentStore {
 
     pub fn wait_until(&self, invoice: &Made, status: &str) {
         let path = self.path(&format!("invoices/{}", invoice.id));
-        let asked_first = Instant::now();
+        let started = Instant::now();
         loop {
             let answer = sent(self.request(Method::GET, &path)).unwrap();
             if answer["status"] == status {
                 return;
             }
-            let waited = asked_first.elapsed();
-            assert!(waited < PATIENCE, "{} never was {status}", invoice.id);
+            let waited = started.elapsed();
+            assert!(waited < PATIENCE, "{} did not become {status}", invoice.id);
             thread::sleep(Duration::from_secs(2));
         }
     }
 
-    /// Removes all that was made here. BTCPay Server deletes no invoice of a store that stays, so
-    /// those are archived.
+    /// Removes everything that the test created. BTCPay Server cannot delete single invoices, so in
+    /// a store that stays they are archived.
     pub fn give_back(self) {
         self.clean_up().unwrap();
     }
 
-    /// As much of it as can be done.
+    /// Removes as much as possible, and returns what failed.
     fn clean_up(&self) -> Result<(), String> {
         let keys = self.keys.take().into_iter();
         let mut done: Vec<_> = keys
@@ -174,11 +174,11 @@ impl LentStore {
     }
 }
 
-/// A test that failed half way leaves nothing behind either.
+/// Cleans up even if the test fails halfway.
 impl Drop for LentStore {
     fn drop(&mut self) {
         if let Err(why) = self.clean_up() {
-            eprintln!("something was left behind: {why}");
+            eprintln!("could not clean up everything: {why}");
         }
     }
 }
@@ -197,13 +197,13 @@ fn is_on_loopback(url: &str) -> bool {
     url.contains("//127.0.0.1:")
 }
 
-/// The answer's JSON; null for an empty one.
+/// Sends the request and returns the JSON of the answer; null if it is empty.
 fn sent(request: RequestBuilder) -> Result<Value, String> {
     let response = request.send().map_err(|error| error.to_string())?;
     let (status, url) = (response.status(), response.url().clone());
     let body = response.text().map_err(|error| error.to_string())?;
     if !status.is_success() {
-        // The path of a key ends in the key.
+        // The path of an API key contains the key itself.
         let path = url.path().split("/api-keys/").next().unwrap_or_default();
         return Err(format!("{path}: {status}: {body}"));
     }
