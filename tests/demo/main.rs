@@ -1,6 +1,6 @@
-//! Shows the main job: a shop whose webhooks got lost, the real program run dry and for real, and
-//! the database before and after. With a folder as its argument it opens the shop there and leaves it
-//! open, to be tried by hand or by cron.
+//! Demonstrates the main job: a shop that lost its webhooks, a dry run and a real run of the
+//! program, and the database before and after. With a folder as its argument, it opens the shop
+//! there and keeps it open, to be tried manually or with cron.
 
 #[path = "../btcpay/mod.rs"]
 mod btcpay;
@@ -81,7 +81,7 @@ fn demonstrate() -> Result<()> {
     run(&program, &[], &database, &btcpay)
 }
 
-/// The database's file, and a connection to it.
+/// Creates the database. Returns its path and a connection to it.
 fn open_shop(folder: &Path) -> Result<(PathBuf, Connection)> {
     let database = folder.join("licenses.db");
     let shop = Connection::open(&database)?;
@@ -141,7 +141,7 @@ fn server() -> Btcpay {
     btcpay
 }
 
-/// Cargo does not build a package's program for its example.
+/// Builds the program, because Cargo does not do so for an example.
 fn build_program() -> Result<PathBuf> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()));
     cargo.args(["build", "--quiet", "--bin", "reconcile"]);
@@ -179,7 +179,7 @@ fn run(program: &Path, options: &[&str], database: &Path, btcpay: &Btcpay) -> Re
     Ok(())
 }
 
-/// The shop's sales, in columns.
+/// Prints the shop's sales in columns.
 fn show(shop: &Connection) -> Result<()> {
     let mut statement = shop.prepare(SHOWN)?;
     let header: Vec<String> = statement.column_names().map(String::from).collect();
