@@ -1,7 +1,7 @@
-//! How fast `reconcile` is: `cargo bench` prints a table of what this machine gives in one run.
+//! Measures the speed of `reconcile`: `cargo bench` prints a table of one run on this machine.
 //!
-//! The built program works on real databases against a BTCPay Server on loopback, which answers
-//! 20 ms after it was asked.
+//! The built program works on real databases and with a BTCPay Server on loopback that answers each
+//! request after 20 ms.
 
 mod shop;
 mod store;
@@ -82,8 +82,8 @@ fn reconcile(shop: &Shop, url: &str) -> Run {
     }
 }
 
-/// Runs a program and says on stderr how much memory it took. In a process of its own, since the
-/// system counts what the parent had when it started the program.
+/// Runs a program and prints its peak memory to stderr. This needs a separate process, because the
+/// system also counts the memory that the parent had when it started the program.
 fn measure(mut command: impl Iterator<Item = OsString>) {
     let child = Command::new(command.next().unwrap())
         .args(command)
@@ -144,7 +144,7 @@ fn backlog() {
     );
 }
 
-/// How many pages the store has, and how long it takes to parse them.
+/// The number of pages of the store, and the time it takes to parse them.
 fn parse(store: Store) -> (usize, Duration) {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -202,10 +202,10 @@ fn busy_store() {
 fn quiet() {
     for count in [1_000, 1_000_000] {
         let shop = Shop::at_rest(count);
-        let nobody = "https://127.0.0.1:1";
-        let run = reconcile(&shop, nobody);
+        let unreachable = "https://127.0.0.1:1";
+        let run = reconcile(&shop, unreachable);
         assert_eq!(run.report.checked, 0);
-        let ours = shortest(|| assert!(program(&shop, nobody).status().unwrap().success()));
+        let ours = shortest(|| assert!(program(&shop, unreachable).status().unwrap().success()));
         let query = candidate_query(&shop);
         let theirs = Command::new("sqlite3")
             .arg("--version")
@@ -236,21 +236,21 @@ fn quiet() {
     }
 }
 
-/// The program's own query, with its values and its views, as it tells them at `-vvv`.
+/// The program's own query with its values and views, as logged at `-vvv`.
 fn candidate_query(shop: &Shop) -> String {
-    let told = program(shop, "http://127.0.0.1:1")
+    let log = program(shop, "http://127.0.0.1:1")
         .arg("-vvv")
         .output()
         .unwrap();
-    let told = String::from_utf8(told.stderr).unwrap();
+    let log = String::from_utf8(log.stderr).unwrap();
     let after = |words| {
-        let (_, sql) = told.split_once(words).unwrap();
+        let (_, sql) = log.split_once(words).unwrap();
         sql.lines().next().unwrap().replace("\\n", "\n")
     };
     after("trace: views: ") + &after("trace: candidates: ")
 }
 
-/// Of enough runs to be past the noise.
+/// The shortest time of enough runs to exclude noise.
 fn shortest(run: impl Fn()) -> Duration {
     let time = || {
         let started = Instant::now();

@@ -1,4 +1,4 @@
-//! Databases of any size, and what SQLite alone needs to write what a run writes.
+//! Databases of any size, and the time that SQLite alone needs for the writes of a run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
-/// What BTCPay says of the invoice at a place, newest first: a typical backlog.
+/// The status in BTCPay of the invoice at a place, newest first: a typical backlog.
 pub fn status(place: usize) -> &'static str {
     match place % 10 {
         0..=5 => "Settled",
@@ -23,7 +23,8 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// With so many pending invoices, `there-0` the newest; every second one used a discount code.
+    /// A shop with `count` pending invoices, the newest being `there-0`. Every second one used a
+    /// discount code.
     pub fn with_pending(count: usize) -> Self {
         let shop = Self::new();
         shop.open()
@@ -47,8 +48,8 @@ impl Shop {
         shop
     }
 
-    /// With so many settled invoices, of which nine in ten have their license; the others are
-    /// expired. One each five minutes; nothing is left to do.
+    /// A shop with `count` invoices, one every five minutes. Nine in ten are settled and have their
+    /// license; the others are expired. Nothing is left to do.
     pub fn at_rest(count: usize) -> Self {
         let shop = Self::new();
         shop.open()
@@ -93,8 +94,8 @@ impl Shop {
         Connection::open(self.database()).unwrap()
     }
 
-    /// The time that SQLite alone takes to write what a run over [`Shop::with_pending`] writes, in
-    /// transactions of so many invoices; in a copy.
+    /// The time that SQLite alone needs for the writes of a run over [`Shop::with_pending`], with
+    /// `invoices_each` invoices per transaction. It works on a copy of the database.
     pub fn time_to_write(&self, invoices_each: usize) -> Duration {
         let copy = self.folder.path().join("copy.db");
         fs::copy(self.database(), &copy).unwrap();

@@ -1,5 +1,5 @@
-//! A BTCPay Server on loopback that is not what is measured: its answers are written beforehand, each
-//! comes after a set time, and it runs in a process of its own.
+//! A BTCPay Server on loopback that does not distort the measurement: its answers are prepared in
+//! advance, each comes after a fixed time, and it runs in a separate process.
 
 use std::collections::HashMap;
 use std::env;
@@ -15,13 +15,13 @@ use crate::shop::status;
 pub const STORE: &str = "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776";
 pub const LATENCY: Duration = Duration::from_millis(20);
 
-/// What a store holds.
+/// The contents of a store.
 #[derive(Clone, Copy)]
 pub struct Store {
     candidates: usize,
-    /// Somebody else's invoices before each candidate.
+    /// The number of other programs' invoices before each candidate.
     others_each: usize,
-    /// Whether the list works; without it the program asks one by one.
+    /// Whether the list works. Without it the program requests invoices one by one.
     lists: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Server {
     pub url: String,
 }
 
-/// A store's invoices as they are sent, newest first.
+/// A store's invoices as JSON, newest first.
 pub struct Answers {
     invoices: Vec<String>,
     places: HashMap<String, usize>,
@@ -39,7 +39,7 @@ pub struct Answers {
 
 const SERVE: &str = "serve";
 
-/// The store that this process is to serve, if that is what it was started for.
+/// The store that this process should serve, if it was started as a server.
 pub fn asked_to_serve() -> Option<Store> {
     let mut arguments = env::args().skip_while(|argument| argument != SERVE).skip(1);
     let mut number = || arguments.next()?.parse().ok();
@@ -59,7 +59,7 @@ impl Store {
         }
     }
 
-    /// With so many others' invoices before each candidate.
+    /// A store with `others_each` invoices of other programs before each candidate.
     pub fn shared(candidates: usize, others_each: usize) -> Self {
         Self {
             others_each,
@@ -91,7 +91,7 @@ impl Store {
         }
     }
 
-    /// Says its URL, and serves until it is killed.
+    /// Prints the URL and serves until killed.
     pub fn serve(self) {
         let answers = Arc::new(self.answers());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -131,7 +131,7 @@ impl Answers {
         self.invoices.push(json);
     }
 
-    /// All of the list, in pages of this size.
+    /// The whole list in pages of this size.
     pub fn pages(&self, take: usize) -> Vec<String> {
         let pages = self.invoices.chunks(take);
         pages.map(|page| format!("[{}]", page.join(","))).collect()
@@ -179,7 +179,7 @@ impl Answers {
     }
 }
 
-/// As long as a real one.
+/// As long as a real invoice.
 fn invoice(id: &str, status: &str) -> String {
     let paid = if status == "Settled" { "0.00021" } else { "0" };
     format!(
