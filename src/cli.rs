@@ -1,6 +1,6 @@
-//! What can be typed. No behaviour: environment variables and rules are in `config`.
+//! What can be typed, and its help. No behavior: environment variables and rules are in `config`.
 
-// The comments are the help that a terminal shows, where backticks are noise.
+// The comments are the help text, where backticks are noise.
 #![allow(clippy::doc_markdown)]
 
 use std::ffi::OsString;
@@ -8,24 +8,24 @@ use std::ffi::OsString;
 use clap::{ArgAction, Parser, ValueEnum};
 
 const AFTER: &str = "\
-An option wins over its variable; an empty one counts as unset. The API key
+Options override environment variables; empty ones count as unset. The API key
 itself can be in BTCPAY_API_KEY.
 
 Exit codes:
-  0  every invoice in question was asked about, and what differed is written
-  1  the run could not be done, or not to its end
-  2  usage or configuration
-  3  done, but at least one invoice could not be reconciled
+  0  every candidate was checked, and every difference is written (or shown)
+  1  the run failed or stopped early
+  2  usage or configuration error
+  3  the run finished, but at least one invoice could not be reconciled
 
 Examples:
   reconcile -n -d FILE --btcpay-url URL --store-id ID --api-key-file FILE
-  reconcile --recheck >> reconcile.log     with the rest in the environment";
+  reconcile --recheck >> reconcile.log     (settings in the environment)";
 
-const WHERE: &str = "Where";
-const WHAT: &str = "What";
-const SAID: &str = "What is said";
+const WHERE: &str = "Database and server";
+const WHAT: &str = "Run";
+const SAID: &str = "Output";
 
-/// Brings a licensing database into agreement with BTCPay Server
+/// Bring a licensing database into agreement with BTCPay Server
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -40,43 +40,43 @@ pub struct Cli {
     #[arg(short, long, value_name = "FILE", help_heading = WHERE)]
     pub database: Option<OsString>,
 
-    /// BTCPay Server, path included [env: BTCPAY_URL]
+    /// BTCPay Server's address [env: BTCPAY_URL]
     #[arg(long, value_name = "URL", help_heading = WHERE)]
     pub btcpay_url: Option<OsString>,
 
-    /// The store's id [env: BTCPAY_STORE_ID]
+    /// The store in BTCPay Server [env: BTCPAY_STORE_ID]
     #[arg(long, value_name = "ID", help_heading = WHERE)]
     pub store_id: Option<OsString>,
 
-    /// A file with the API key [env: BTCPAY_API_KEY_FILE]
+    /// File with the API key [env: BTCPAY_API_KEY_FILE]
     #[arg(long, value_name = "FILE", help_heading = WHERE)]
     pub api_key_file: Option<OsString>,
 
-    /// Show what a run would do, and write nothing
+    /// Show what a run would do; write nothing
     #[arg(short = 'n', long, help_heading = WHAT)]
     pub dry_run: bool,
 
-    /// Also ask about invoices that are closed here
+    /// Also check invoices already closed in the database
     #[arg(long, help_heading = WHAT)]
     pub recheck: bool,
 
-    /// Ask about the last N hours
+    /// Check invoices of the last N hours
     #[arg(long, value_name = "N", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..), help_heading = WHAT)]
     pub max_age_hours: u32,
 
-    /// End the run after so long; 0: never
+    /// Stop after this time; 0 means never
     #[arg(long, value_name = "SECONDS", default_value_t = 50, help_heading = WHAT)]
     pub deadline: u32,
 
-    /// The report: text, or json
+    /// Report format: text or json
     #[arg(long, value_enum, default_value_t = Format::Text, hide_possible_values = true, help_heading = SAID)]
     pub format: Format,
 
-    /// Say more on stderr; -vv: still more [env: RUST_LOG]
+    /// Log more to stderr; repeat for more [env: RUST_LOG]
     #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", help_heading = SAID)]
     pub verbose: u8,
 
-    /// Only errors on stderr
+    /// Log only errors to stderr
     #[arg(short, long, help_heading = SAID)]
     pub quiet: bool,
 

@@ -1,4 +1,5 @@
-//! What was typed and what the environment says, checked. Every environment variable is read here.
+//! What a run uses: options, environment and files, checked once. Every environment variable of the
+//! program's own is read here.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,13 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 use log::{LevelFilter, warn};
 use reqwest::Url;
 
-use crate::btcpay::{ApiKey, proxy};
+use crate::btcpay::{ApiKey, Cleartext};
 use crate::cli::{Cli, Format};
 use crate::database::Access;
-use crate::nearby;
-use crate::store::Store;
+use crate::invoice::Store;
 
-/// Everything a run needs to know.
 pub struct Config {
     pub database: PathBuf,
     pub access: Access,
@@ -24,28 +23,22 @@ pub struct Config {
     pub api_key: ApiKey,
     pub recheck: bool,
     pub max_age_seconds: i64,
-    /// How long the run may take; 0 for any time.
+    /// How long the run may take; 0 means any time.
     pub deadline_seconds: u32,
     pub format: Format,
-    /// Of the terminal that the report goes to; none where it goes elsewhere.
-    pub columns: Option<usize>,
-    pub verbose: bool,
 }
 
-/// For somebody who has set nothing up yet.
+/// For someone who has set up nothing yet.
 const FIRST_CONTACT: &str = "\
-nothing is set up: give the licensing service's database (--database FILE or RECONCILE_DATABASE),
-BTCPay Server and the store in it (--btcpay-url URL or BTCPAY_URL, --store-id ID or BTCPAY_STORE_ID),
-and an API key (--api-key-file FILE or BTCPAY_API_KEY_FILE). README.md leads through it: Set it up";
+nothing is configured. Set --database or RECONCILE_DATABASE, --btcpay-url or
+BTCPAY_URL, --store-id or BTCPAY_STORE_ID, and --api-key-file or
+BTCPAY_API_KEY_FILE. README.md explains each under 'Set it up'";
 
 impl Config {
-    /// The checked configuration. `columns` are those of the terminal that the report goes to, if
-    /// it goes to one.
-    ///
     /// # Errors
     ///
-    /// A setting is missing or cannot be used; each names the option and its variable.
-    pub fn new(cli: Cli, columns: Option<usize>) -> Result<Self> {
+    /// A setting is missing or cannot be used; the message names the option and its variable.
+    pub fn new(cli: Cli) -> Result<Self> {
         let database = setting(cli.database, "RECONCILE_DATABASE");
         let url = setting(cli.btcpay_url, "BTCPAY_URL");
         let store_id = setting(cli.store_id, "BTCPAY_STORE_ID");
@@ -54,10 +47,10 @@ impl Config {
             FIRST_CONTACT
         );
         let database =
-            database.context("which database? Give --database FILE or RECONCILE_DATABASE")?;
-        let url = url.context("which BTCPay Server? Give --btcpay-url URL or BTCPAY_URL")?;
+            database.context("no database given. Set --database FILE or RECONCILE_DATABASE")?;
+        let url = url.context("no BTCPay Server given. Set --btcpay-url URL or BTCPAY_URL")?;
         let store_id = store_id.context(
-            "which store? Give --store-id ID or BTCPAY_STORE_ID; the id is in BTCPay Server under \
+            "no store given. Set --store-id ID or BTCPAY_STORE_ID; BTCPay Server shows the id under \
              Settings, General",
         )?;
         Ok(Self {
@@ -76,27 +69,15 @@ impl Config {
             max_age_seconds: i64::from(cli.max_age_hours) * 3600,
             deadline_seconds: cli.deadline,
             format: cli.format,
-            columns,
-            verbose: cli.verbose > 0,
         })
-    }
-
-    /// Whether a run that has nothing to say says so.
-    pub fn tell_nothing(&self) -> bool {
-        self.columns.is_some() || self.verbose
-    }
-
-    /// Whether somebody looks at what would be done: then the report has all of it in one place.
-    pub fn is_for_eyes(&self) -> bool {
-        self.access == Access::Read && self.format == Format::Text
     }
 }
 
-/// What this library says of certificates is in the error that stops the run.
-const TOLD_BY_US: &str = "rustls_platform_verifier=off";
+/// What this library logs about certificates is in our error message.
+const LOGGED_BY_US: &str = "rustls_platform_verifier=off";
 
-/// The log's filter: the options if there are any, else warnings and errors, which `RUST_LOG` can
-/// change. One that is meant for another program alone changes nothing.
+/// The log's filter: the options if there are any, else warnings and errors, as `RUST_LOG` changes
+/// them. One that names only another program changes nothing.
 pub fn log_filter(verbose: u8, quiet: bool) -> String {
     let level = match (quiet, verbose) {
         (true, _) => LevelFilter::Error,
@@ -105,10 +86,10 @@ pub fn log_filter(verbose: u8, quiet: bool) -> String {
         (false, 2) => LevelFilter::Debug,
         (false, 3..) => LevelFilter::Trace,
     };
-    let mut filter = format!("{level},{TOLD_BY_US}");
+    let mut filter = format!("{level},{LOGGED_BY_US}");
     if verbose == 0 && !quiet {
         let changes = variable("RUST_LOG").and_then(|changes| changes.into_string().ok());
-        // What comes after a slash would be for all of it.
+        // What follows a slash would apply to everything.
         let changes = changes
             .as_ref()
             .and_then(|changes| changes.split('/').next());
@@ -117,7 +98,7 @@ pub fn log_filter(verbose: u8, quiet: bool) -> String {
     filter
 }
 
-/// The option, else the variable; either counts as unset when empty.
+/// The option, else the variable. Either counts as unset if it is empty.
 fn setting(option: Option<OsString>, name: &str) -> Option<OsString> {
     option
         .filter(|value| !value.is_empty())
@@ -131,50 +112,46 @@ fn variable(name: &str) -> Option<OsString> {
 fn text(value: OsString, what: &str) -> Result<String> {
     match value.into_string() {
         Ok(text) => Ok(text),
-        Err(_) => bail!("{what} is not UTF-8 text"),
+        Err(_) => bail!("{what} is not valid UTF-8"),
     }
 }
 
 fn checked_url(text: &str) -> Result<Url> {
-    const EXAMPLE: &str = "give --btcpay-url (BTCPAY_URL) like https://btcpay.example.com";
-    // The text may hold a password, so no message repeats it.
+    const EXAMPLE: &str = "Set --btcpay-url (BTCPAY_URL) like https://btcpay.example.com";
+    // No message repeats the text: it may hold a password.
     let url = Url::parse(text)
-        .with_context(|| format!("the URL of BTCPay Server cannot be read: {EXAMPLE}"))?;
+        .with_context(|| format!("the URL of BTCPay Server cannot be parsed. {EXAMPLE}"))?;
     ensure!(
         matches!(url.scheme(), "http" | "https") && url.has_host(),
-        "the URL of BTCPay Server is neither http nor https: {EXAMPLE}"
+        "the URL of BTCPay Server is neither http nor https. {EXAMPLE}"
     );
     ensure!(
         url.username().is_empty() && url.password().is_none(),
-        "the URL of BTCPay Server has a user or password in it, which would end in logs: take it \
-         out; the API key is all that reconcile needs"
+        "the URL of BTCPay Server contains a user or password, which would end up in logs. Remove \
+         it: the API key is all that reconcile needs"
     );
     ensure!(
         url.query().is_none() && url.fragment().is_none(),
-        "the URL of BTCPay Server has a '?' or '#' in it: {EXAMPLE}"
+        "the URL of BTCPay Server contains a '?' or '#'. {EXAMPLE}"
     );
-    if url.scheme() == "http" {
-        ensure!(
-            nearby::is_near(&url),
-            "plain http would send the API key in clear to {}: give --btcpay-url (BTCPAY_URL) an \
-             https:// address; http is for this machine, a private network and .onion alone",
-            url.host_str().unwrap_or_default()
-        );
-        if let Some(proxy) = proxy::of(&url).filter(|proxy| !nearby::is_near(proxy)) {
-            bail!(
-                "plain http would send the API key in clear to the proxy {proxy}, which the \
-                 environment names: give --btcpay-url (BTCPAY_URL) an https:// address, or see that \
-                 BTCPay Server is asked through no proxy or a near one (NO_PROXY, ALL_PROXY)"
-            );
-        }
+    match Cleartext::risk(&url) {
+        None => Ok(url),
+        Some(Cleartext::ToHost(host)) => bail!(
+            "plain http would send the API key unencrypted to {host}. Set --btcpay-url (BTCPAY_URL) \
+             to an https:// address; http is only for this machine, private networks and .onion"
+        ),
+        Some(Cleartext::ToProxy(proxy)) => bail!(
+            "plain http would send the API key unencrypted to {proxy}, the environment's proxy. Set \
+             --btcpay-url (BTCPAY_URL) to an https:// address, or use no proxy or a near one \
+             (NO_PROXY, ALL_PROXY)"
+        ),
     }
-    Ok(url)
 }
 
 fn checked_store_id(id: String) -> Result<String> {
     ensure!(
         !matches!(id.as_str(), "." | "..") && !id.contains(|c: char| c.is_control() || c == '/'),
-        "the store id cannot be one of BTCPay Server's: copy it from Settings, General"
+        "the store id is not one of BTCPay Server's. Copy it from Settings, General"
     );
     Ok(id)
 }
@@ -186,7 +163,7 @@ fn api_key(option: Option<OsString>) -> Result<ApiKey> {
             let path = Path::new(&path);
             let key = fs::read_to_string(path).with_context(|| {
                 format!(
-                    "could not read the API key file {}: correct --api-key-file or its permissions",
+                    "cannot read the API key file {}. Correct --api-key-file or the file's permissions",
                     path.display()
                 )
             })?;
@@ -199,31 +176,31 @@ fn api_key(option: Option<OsString>) -> Result<ApiKey> {
                 "BTCPAY_API_KEY".into(),
             ),
             None => bail!(
-                "which API key? Put it into a file and give --api-key-file FILE or \
-                 BTCPAY_API_KEY_FILE; or give the key itself in BTCPAY_API_KEY"
+                "no API key given. Put it into a file and set --api-key-file FILE or \
+                 BTCPAY_API_KEY_FILE; or set BTCPAY_API_KEY to the key itself"
             ),
         },
     };
     let key = key.trim_end_matches(['\r', '\n']);
     ensure!(
         !key.is_empty(),
-        "{source} is empty: put BTCPay Server's API key into it"
+        "{source} is empty. Put BTCPay Server's API key into it"
     );
     ensure!(
         key.chars().all(|c| c.is_ascii_graphic()),
-        "{source} holds something else than one API key: put the key alone into it, on one line"
+        "{source} does not hold one API key. Put only the key into it, on one line"
     );
-    ApiKey::new(key).with_context(|| format!("{source} holds no API key"))
+    ApiKey::new(key).with_context(|| format!("{source} does not hold an API key"))
 }
 
-/// Whoever reads the key can read the store's invoices.
+/// Who can read the key can read the store's invoices.
 fn warn_if_others_read(path: &Path) -> Result<()> {
     let shown = path.display();
     let metadata = path
         .metadata()
-        .with_context(|| format!("could not look at the API key file {shown}"))?;
+        .with_context(|| format!("cannot access the API key file {shown}"))?;
     if metadata.is_file() && metadata.permissions().mode() & 0o077 != 0 {
-        warn!("the API key file {shown} can be read by others: chmod 600 '{shown}'");
+        warn!("other users can read the API key file {shown}. Run: chmod 600 '{shown}'");
     }
     Ok(())
 }
@@ -233,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_hosts_that_are_near() {
+    fn plain_http_is_only_for_near_hosts() {
         for near in [
             "localhost:23000",
             "127.0.0.1",
@@ -272,11 +249,11 @@ mod tests {
             "evil.com/.onion",
             "mylocal.com",
             "a.notonion",
-            // Another way to write 8.8.8.8, which has no dot in it.
+            // 8.8.8.8, spelled without a dot.
             "134744072",
         ] {
             let error = checked_url(&format!("http://{far}")).unwrap_err();
-            assert!(error.to_string().contains("in clear"), "{far}: {error}");
+            assert!(error.to_string().contains("unencrypted"), "{far}: {error}");
             assert!(checked_url(&format!("https://{far}")).is_ok(), "{far}");
         }
     }

@@ -1,4 +1,4 @@
-//! The moment by which a run ends.
+//! When a run must end.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// `seconds` from now; none for 0.
+    /// `seconds` from now; never for 0.
     pub fn after(seconds: u32) -> Self {
         let limit = Duration::from_secs(u64::from(seconds));
         Self(

@@ -1,65 +1,96 @@
-//! The field's words as types: what an invoice is here, in the licensing database, and what it is
-//! there, in BTCPay Server. No behaviour beyond reading and writing the words themselves.
+//! The vocabulary: what an invoice is in the licensing database, and what it is in BTCPay Server.
+//! Imports nothing of the program; its only behavior is to read, compare and write these words.
 
 use std::fmt;
 
+use jiff::Timestamp;
+use reqwest::Url;
 use rust_decimal::Decimal;
 use serde::Serialize;
 
-use crate::shown;
+/// An id, shown as it is.
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Box<str>);
 
-/// The licensing service's own id of an invoice (`invoices.id`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct InvoiceId(pub Box<str>);
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
 
-/// BTCPay Server's id of the same invoice (`invoices.btcpay_invoice_id`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-#[serde(transparent)]
-pub struct BtcpayInvoiceId(pub Box<str>);
+id! {
+    /// The licensing service's id of an invoice (`invoices.id`).
+    InvoiceId
+}
+id! {
+    /// BTCPay Server's id of the same invoice (`invoices.btcpay_invoice_id`).
+    BtcpayInvoiceId
+}
+id! {
+    /// A license's id (`licenses.id`).
+    LicenseId
+}
 
 impl BtcpayInvoiceId {
     const LONGEST: usize = 256;
 
-    /// `text`, if it can stand as one segment of a URL's path and still mean this invoice alone;
-    /// else why not.
+    /// `text`, if it can be one segment of a URL's path and still name this invoice only.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot, to follow the column's name.
     pub fn checked(text: Box<str>) -> Result<Self, &'static str> {
         match &*text {
             "" => Err("is empty"),
-            "." | ".." => Err("is a way through folders"),
+            "." | ".." => Err("is a relative path"),
             long if long.len() > Self::LONGEST => Err("is longer than any id of BTCPay Server"),
-            odd if odd.contains(char::is_control) => Err("has control characters in it"),
+            odd if odd.contains(char::is_control) => Err("contains control characters"),
             _ => Ok(Self(text)),
         }
     }
 
-    /// Whether the sale was free, so that BTCPay Server never had an invoice: its ids have no dash.
-    pub fn is_of_a_free_sale(&self) -> bool {
+    /// Whether the sale was free, so that BTCPay Server never had an invoice for it. BTCPay's own
+    /// ids contain no dash.
+    pub fn is_free(&self) -> bool {
         self.0.starts_with("free-")
     }
 }
 
-/// A license's id (`licenses.id`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct LicenseId(pub Box<str>);
+/// A store of a BTCPay Server.
+#[derive(Debug, Clone)]
+pub struct Store {
+    /// The server's; may have a path.
+    pub url: Url,
+    pub id: String,
+}
 
-impl fmt::Display for InvoiceId {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&shown::id(&self.0))
+impl Store {
+    /// Whether the service's record of a store, an address and a store id, names this store. A
+    /// default port, a trailing slash and the case of the host make no difference.
+    pub fn is_at(&self, url: &str, store_id: &str) -> bool {
+        let same_url = Url::parse(url.trim()).is_ok_and(|url| {
+            let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
+            url.scheme() == self.url.scheme()
+                && url.host() == self.url.host()
+                && url.port_or_known_default() == self.url.port_or_known_default()
+                && path(&url) == path(&self.url)
+        });
+        same_url && store_id == self.id
     }
 }
 
-impl fmt::Display for BtcpayInvoiceId {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&shown::id(&self.0))
-    }
-}
-
-impl fmt::Display for LicenseId {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(&shown::id(&self.0))
-    }
+/// An address without the user and password that it may hold.
+pub fn without_password(mut url: Url) -> Url {
+    // Fails only for an address that cannot have them.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url
 }
 
 /// `invoices.status`.
@@ -82,7 +113,7 @@ impl LocalStatus {
         }
     }
 
-    /// The status that the database's word stands for; none for a word that is not in the contract.
+    /// The status of the database's word; None for a word outside the contract.
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Pending, Self::Settled, Self::Expired, Self::Invalid]
             .into_iter()
@@ -90,8 +121,7 @@ impl LocalStatus {
     }
 }
 
-/// The status of an invoice in BTCPay Server. A word that is none of these never becomes an
-/// [`Answer`].
+/// An invoice's status in BTCPay Server. Any other word never becomes an [`Answer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BtcpayStatus {
     New,
@@ -113,8 +143,8 @@ impl BtcpayStatus {
     }
 }
 
-/// What BTCPay Server adds to a status. It never changes what the status means; it is told to the
-/// merchant where it says that money came.
+/// What BTCPay Server adds to a status. It never changes what the status means; it decides whether
+/// the merchant hears of money that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdditionalStatus {
     None,
@@ -128,7 +158,8 @@ pub enum AdditionalStatus {
 }
 
 /// `discount_redemptions.status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RedemptionStatus {
     Pending,
     Redeemed,
@@ -136,13 +167,19 @@ pub enum RedemptionStatus {
 }
 
 impl RedemptionStatus {
-    pub fn from_word(word: &str) -> Option<Self> {
-        match word {
-            "pending" => Some(Self::Pending),
-            "redeemed" => Some(Self::Redeemed),
-            "cancelled" => Some(Self::Cancelled),
-            _ => None,
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Redeemed => "redeemed",
+            Self::Cancelled => "cancelled",
         }
+    }
+
+    /// The status of the database's word; None for a word outside the contract.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Pending, Self::Redeemed, Self::Cancelled]
+            .into_iter()
+            .find(|status| status.word() == word)
     }
 }
 
@@ -158,31 +195,23 @@ pub struct Redemption {
 pub enum License {
     None,
     Issued(LicenseId),
-    /// The invoice has none, but a license without an invoice was issued after the invoice was
-    /// made, for the same product and buyer: somebody has probably mended the loss already. Looked
-    /// for only where the invoice is settled.
-    PerhapsByHand(LicenseId),
-    /// The invoice has none, but since it was made a policy was deleted with its licenses: its own
-    /// may have been one of them. Looked for only where the invoice is settled.
-    PerhapsDeleted,
+    /// None, but a license without an invoice was issued for the same product and buyer after the
+    /// invoice was created: someone has probably replaced the lost one. Only for settled invoices.
+    MaybeByHand(LicenseId),
+    /// None, but a policy and its licenses were deleted after the invoice was created, perhaps
+    /// including this one. Only for settled invoices.
+    MaybeDeleted,
 }
 
-/// What an invoice is for, and so what it is owed when it is settled.
+/// What an invoice is for, and so what the buyer is owed once it is settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A license of its own.
     Purchase,
-    /// Another policy for a license that is there, which the service alone gives.
-    TierChange(ByService),
-    /// A further cycle of a subscription, which the service alone goes on with.
-    Renewal(ByService),
-}
-
-/// Whether the service has done what it alone can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ByService {
-    Done,
-    NotDone,
+    /// Another policy for an existing license. Only the service applies it.
+    TierChange { applied: bool },
+    /// Another cycle of a subscription. Only the service applies it.
+    Renewal { applied: bool },
 }
 
 /// An invoice as the licensing database has it.
@@ -199,22 +228,33 @@ pub struct Invoice {
     pub redemption: Option<Redemption>,
 }
 
-/// Money that a license's policy promises to somebody when it is sold.
+/// What a person recognizes a sale by; None where the database does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sale {
+    pub buyer_email: Option<Box<str>>,
+    /// The product's name, else its id.
+    pub product: Option<Box<str>>,
+    pub amount_sats: i64,
+    pub created_at: Option<Timestamp>,
+}
+
+impl Sale {
+    /// What the invoice alone says.
+    pub fn of(invoice: &Invoice) -> Self {
+        Self {
+            buyer_email: None,
+            product: None,
+            amount_sats: invoice.amount_sats,
+            created_at: Timestamp::from_second(invoice.created).ok(),
+        }
+    }
+}
+
+/// Money that a license's policy promises a third party for each sale.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tip {
     pub recipient: String,
     pub sats: i64,
-}
-
-/// What an invoice was for, as a person would like to see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sale {
-    pub buyer_email: Option<String>,
-    /// Its name, or else its id.
-    pub product: String,
-    pub amount_sats: i64,
-    /// Unix seconds.
-    pub created: i64,
 }
 
 /// An invoice as BTCPay Server has it.
@@ -226,7 +266,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// What stands for BTCPay Server's word where it was never asked for money.
+    /// Stands in for BTCPay Server's word on an invoice that was free.
     pub fn of_a_free_sale() -> Self {
         Self {
             status: BtcpayStatus::Settled,
@@ -244,14 +284,14 @@ impl Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Money {
     pub currency: String,
-    /// None for a top-up invoice, which has no amount of its own.
+    /// None for a top-up invoice, which has no fixed amount.
     pub amount: Option<Decimal>,
-    /// None before BTCPay Server 2.1.2, which did not say.
+    /// None before BTCPay Server 2.1.2.
     pub paid: Option<Decimal>,
 }
 
 impl Money {
-    /// Whether the amount is this many sats, exactly; none where the currency is not bitcoin.
+    /// Whether the amount is exactly this many sats; None if the currency is not bitcoin.
     pub fn is_sats(&self, sats: i64) -> Option<bool> {
         let scale = match self.currency.as_str() {
             "BTC" => 8,
@@ -268,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_are_compared_exactly_and_only_in_bitcoin() {
+    fn bitcoin_amounts_compare_exactly() {
         for (currency, amount, sats, expected) in [
             ("BTC", "0.00021", 21_000, Some(true)),
             ("BTC", "0.000210000000", 21_000, Some(true)),
@@ -306,5 +346,33 @@ mod tests {
             paid: None,
         };
         assert_eq!(top_up.is_sats(0), Some(false));
+    }
+
+    #[test]
+    fn equivalent_addresses_name_the_same_store() {
+        let store = Store {
+            url: Url::parse("https://btcpay.example.com/shop/").unwrap(),
+            id: "store".into(),
+        };
+        for same in [
+            "https://btcpay.example.com/shop",
+            "https://btcpay.example.com/shop/",
+            "HTTPS://BTCPay.Example.com:443/shop",
+            " https://btcpay.example.com/shop\n",
+        ] {
+            assert!(store.is_at(same, "store"), "{same}");
+            assert!(!store.is_at(same, "Store"), "{same}");
+        }
+        for other in [
+            "",
+            "btcpay.example.com/shop",
+            "http://btcpay.example.com/shop",
+            "https://btcpay.example.com",
+            "https://btcpay.example.com/Shop",
+            "https://btcpay.example.com:8443/shop",
+            "https://btcpay.example.com.evil.com/shop",
+        ] {
+            assert!(!store.is_at(other, "store"), "{other}");
+        }
     }
 }

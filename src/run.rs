@@ -1,25 +1,24 @@
-//! The story of a run: list, ask, decide, write.
+//! The story of a run: list, look up, decide, write, report.
 
 use std::time::Instant;
 
 use anyhow::{Error, Result};
 use log::info;
 
-use crate::ask::ask_about_all;
 use crate::btcpay::Btcpay;
 use crate::config::Config;
-use crate::database::{Access, Database, Window};
+use crate::database::{Access, Database, Window, WriteError, Writing};
 use crate::deadline::Deadline;
-use crate::invoice::Answer;
-use crate::reconcile::Reconciling;
+use crate::decide::{Attention, Written, decide};
+use crate::invoice::{Answer, Invoice, Sale};
+use crate::lookup::{LookedUp, look_up};
 use crate::report::Report;
-use crate::turns::Turns;
+use crate::report::stderr::Progress;
 
-/// One run at Unix second `now`, from listing to the last write. What stopped it, if anything did,
-/// is in the report.
+/// One run at Unix second `now`. If something stopped it, the report says what.
 pub fn run(config: &Config, now: i64) -> Report {
     let started = Instant::now();
-    let mut report = Report::new(config.access == Access::Read);
+    let mut report = Report::new(config.access == Access::Read, config.store.clone());
     report.error = run_until_stopped(config, now, &mut report)
         .err()
         .map(|stopped| format!("{stopped:#}"));
@@ -29,9 +28,9 @@ pub fn run(config: &Config, now: i64) -> Report {
 
 fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<()> {
     let deadline = Deadline::after(config.deadline_seconds);
-    let mut database = Database::open(&config.database, config.access, &config.store, deadline)?;
+    let (path, store) = (&config.database, &config.store);
+    let mut database = Database::open(path, config.access, store, now, deadline)?;
     let listing = database.candidates(Window {
-        now,
         // Nothing was sold before 1970, and SQLite's calendar has a beginning.
         since: (now - config.max_age_seconds).max(0),
         recheck: config.recheck,
@@ -40,41 +39,133 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
     report.other_provider = listing.other_provider;
     if listing.other_provider > 0 {
         info!(
-            "other_provider: {} invoices in question belong to another payment provider or store \
-             and are not asked about",
+            "other_provider: skipping {} invoices of another payment provider or store",
             listing.other_provider
         );
     }
     for unreadable in listing.unreadable {
         report.failed(unreadable.id, unreadable.btcpay_id, &unreadable.error);
     }
-    let mut reconciling = Reconciling {
-        database: &mut database,
-        now,
-        deadline,
-        turns: Turns::new(),
-        btcpay_url: &config.store.url,
-        report,
-    };
-    // Should the run stop before them.
-    reconciling.report.not_asked = listing.candidates.len() as u64;
+    let candidates = listing.candidates;
+    // In case the run stops before them.
+    report.not_asked = candidates.len() as u64;
     let free = listing.free.into_iter();
-    reconciling.reconcile(
-        free.map(|invoice| (invoice, Answer::of_a_free_sale()))
-            .collect(),
-    )?;
-    let nothing_to_ask = listing.candidates.is_empty();
-    if nothing_to_ask && config.access == Access::Write {
+    let free = free.map(|invoice| (invoice, Answer::of_a_free_sale()));
+    reconcile(free.collect(), &mut database, report)?;
+    if candidates.is_empty() && config.access == Access::Write {
         return Ok(());
     }
 
-    let mut btcpay = Btcpay::new(config.store.clone(), config.api_key.clone(), deadline)?;
-    let result = if nothing_to_ask {
-        // Whoever tries the settings wants to know of them all.
-        btcpay.see_the_store().map_err(Error::from)
+    let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
+    let result = if candidates.is_empty() {
+        // A dry run tries the settings, all of them.
+        btcpay.check_access().map_err(Error::from)
     } else {
-        ask_about_all(listing.candidates, &mut btcpay, &mut reconciling)
+        reconcile_all(candidates, &mut btcpay, &mut database, report)
     };
     report.requests = btcpay.requests();
     result
+}
+
+/// Looks up each of `candidates`, and brings it into agreement before the next request.
+fn reconcile_all(
+    candidates: Vec<Invoice>,
+    btcpay: &mut Btcpay,
+    database: &mut Database,
+    report: &mut Report,
+) -> Result<()> {
+    let count = candidates.len();
+    let progress = Progress::of(count);
+    let stopped = look_up(candidates, btcpay, |looked_up| match looked_up {
+        LookedUp::Answered(answered) => {
+            let answers = answered.len();
+            reconcile(answered, database, report)?;
+            progress.advance(answers);
+            Ok(())
+        }
+        LookedUp::Failed(invoice, error) => {
+            report.failed(invoice.id, invoice.btcpay_id, &error);
+            progress.advance(1);
+            Ok(())
+        }
+    });
+    let not_checked = stopped
+        .as_ref()
+        .map_or_else(|stopped| stopped.not_checked, |()| 0);
+    report.checked = (count - not_checked) as u64;
+    report.not_asked = not_checked as u64;
+    stopped.map_err(|stopped| stopped.error)
+}
+
+/// Brings these invoices into agreement with their answers. What fails for one of them is in the
+/// report.
+fn reconcile(
+    answered: Vec<(Invoice, Answer)>,
+    database: &mut Database,
+    report: &mut Report,
+) -> Result<()> {
+    let mut to_write = Vec::new();
+    for (invoice, answer) in answered {
+        let decision = decide(&invoice, &answer);
+        if decision.change.is_some() {
+            to_write.push((invoice, answer));
+        } else if let Some(attention) = decision.attention {
+            match database.reread(&invoice.id) {
+                Ok(Some((current, sale))) if current == invoice => {
+                    report.needs_attention(&invoice, sale, &attention);
+                }
+                // The service has just changed it.
+                Ok(_) => {}
+                Err(_) => report.needs_attention(&invoice, Sale::of(&invoice), &attention),
+            }
+        }
+    }
+    let write = |writing: &mut Writing, (listed, answer): &(Invoice, Answer)| {
+        decide_again_and_write(writing, listed, answer)
+    };
+    database.write_each(to_write, write, |(invoice, _), outcome| match outcome {
+        Ok(Some(done)) => {
+            for attention in done.attention {
+                report.needs_attention(&invoice, done.sale.clone(), &attention);
+            }
+            if let Some(written) = done.written {
+                report.changed(invoice, done.sale, written);
+            }
+        }
+        Ok(None) => info!("invoice {}: the service got there first", invoice.id),
+        Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
+    })
+}
+
+struct Done {
+    sale: Sale,
+    written: Option<Written>,
+    attention: Vec<Attention>,
+}
+
+/// Decides on what the database says under the write lock, and writes that. None if the service has
+/// changed the invoice's status since it was listed.
+fn decide_again_and_write(
+    writing: &mut Writing,
+    listed: &Invoice,
+    answer: &Answer,
+) -> Result<Option<Done>, WriteError> {
+    let Some((current, sale)) = writing.reread(&listed.id)? else {
+        return Ok(None);
+    };
+    if current.status != listed.status {
+        return Ok(None);
+    }
+    let decision = decide(&current, answer);
+    let change = decision.change.as_ref();
+    let written = change
+        .map(|change| writing.write(&current, change))
+        .transpose()?;
+    let tip = written.as_ref().and_then(|written| written.tip.clone());
+    let tip = tip.map(Attention::TipNotSent);
+    Ok(Some(Done {
+        sale,
+        written,
+        attention: decision.attention.into_iter().chain(tip).collect(),
+    }))
 }

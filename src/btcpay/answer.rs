@@ -1,4 +1,4 @@
-//! BTCPay Server's JSON: what of it counts, and what of it is refused.
+//! BTCPay Server's JSON: which fields count, and what is refused.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::invoice::{AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Money};
 
-/// The fields that count. Every release adds others; an amount may be a string or a number.
+/// The fields that count; every release adds others. An amount may be a string or a number.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct InvoiceJson<'body> {
@@ -30,31 +30,30 @@ struct InvoiceJson<'body> {
     paid_amount: Option<&'body RawValue>,
 }
 
-/// The answer in `body`, if it is about the invoice and the store that were asked for.
+/// The answer in `body`.
 ///
 /// # Errors
 ///
-/// It is not, or it says something that has no meaning here.
+/// It is about another invoice or store, or a field that counts cannot be understood.
 pub fn parse(body: &[u8], id: &BtcpayInvoiceId, store_id: &str) -> Result<Answer> {
     let json: InvoiceJson =
-        serde_json::from_slice(body).context("BTCPay Server's answer is no invoice")?;
+        serde_json::from_slice(body).context("BTCPay Server's response is not an invoice")?;
     ensure!(
         *json.id == *id.0,
-        "BTCPay Server answered about another invoice, {}",
+        "BTCPay Server answered about another invoice: {}",
         json.id
     );
     json.answer(store_id)
 }
 
-/// How many invoices are on a page of the store's list, and the answers of those that can be
-/// understood.
+/// The number of invoices on a page of the store's list, and the answers that can be understood.
 ///
 /// # Errors
 ///
-/// It is no list.
+/// It is not a list.
 pub fn parse_page(body: &[u8], store_id: &str) -> Result<(usize, Vec<(BtcpayInvoiceId, Answer)>)> {
     let rows: Vec<&RawValue> =
-        serde_json::from_slice(body).context("BTCPay Server's answer is no list")?;
+        serde_json::from_slice(body).context("BTCPay Server's response is not a list")?;
     let answers = rows.iter().filter_map(|row| {
         let json: InvoiceJson = serde_json::from_str(row.get()).ok()?;
         let id = BtcpayInvoiceId(json.id.as_ref().into());
@@ -67,7 +66,7 @@ impl InvoiceJson<'_> {
     fn answer(self, store_id: &str) -> Result<Answer> {
         ensure!(
             self.store_id == store_id,
-            "BTCPay Server answered about another store's invoice, {}",
+            "BTCPay Server answered about an invoice of another store: {}",
             self.store_id
         );
         let amount = |json: Option<&RawValue>| json.map(decimal).transpose();
@@ -92,8 +91,8 @@ fn status(word: &str) -> Result<BtcpayStatus> {
         "Expired" => BtcpayStatus::Expired,
         "Invalid" => BtcpayStatus::Invalid,
         unknown => bail!(
-            "BTCPay Server gives it the status '{unknown}', which this version of reconcile does \
-             not know; update reconcile"
+            "BTCPay Server says '{unknown}', a status that this version of reconcile does not know. \
+             Update reconcile"
         ),
     })
 }
@@ -119,10 +118,10 @@ fn decimal(json: &RawValue) -> Result<Decimal> {
     let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
     let exact = Decimal::from_str_exact(digits)
         .and_then(|_| Decimal::from_scientific(&format!("{digits}e{exponent}")));
-    exact.with_context(|| format!("'{text}' is no decimal number that can be read exactly"))
+    exact.with_context(|| format!("'{text}' is not a decimal number that can be read exactly"))
 }
 
-/// Whether a 404 is BTCPay Server's own word on the invoice, and not a proxy's on the path.
+/// Whether a 404 comes from BTCPay Server and is about the invoice, not from a proxy about the path.
 pub fn says_invoice_not_found(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct ErrorJson<'body> {
@@ -132,7 +131,7 @@ pub fn says_invoice_not_found(body: &[u8]) -> bool {
     serde_json::from_slice::<ErrorJson>(body).is_ok_and(|error| error.code == "invoice-not-found")
 }
 
-/// Whether `body` is a list, of whatever.
+/// Whether `body` is a list, whatever is on it.
 pub fn is_list(body: &[u8]) -> bool {
     serde_json::from_slice::<Vec<IgnoredAny>>(body).is_ok()
 }
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_read_exactly_as_string_and_as_number() {
+    fn amounts_are_exact_as_string_and_number() {
         let sats = |text: &str| Some(text.parse::<Decimal>().unwrap());
         for json in [
             r#""0.00021""#,
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_amount_that_cannot_be_read_exactly_is_refused() {
+    fn inexact_amount_is_refused() {
         for json in [
             r#""""#,
             r#""abc""#,
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn only_known_status_words_are_statuses() {
+    fn only_known_status_words_are_accepted() {
         let status_of = |word: &str| {
             let body =
                 format!(r#"{{"id":"there","storeId":"shop","currency":"BTC","status":"{word}"}}"#);
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_this_stores_invoice_is_refused() {
+    fn answers_about_other_invoices_are_refused() {
         for body in [
             "",
             "null",
@@ -282,7 +281,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_json_panics(json in any_json()) {
+        fn no_json_causes_a_panic(json in any_json()) {
             for body in [json.clone(), format!("[{json}]")] {
                 let _ = parse(body.as_bytes(), &asked(), "shop");
                 let _ = parse_page(body.as_bytes(), "shop");
@@ -291,13 +290,13 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(parse(&bytes, &asked(), "shop").is_err());
             let _ = parse_page(&bytes, "shop");
         }
 
         #[test]
-        fn a_field_that_counts_is_read_or_refused_whatever_it_is(json in any_json()) {
+        fn any_json_amount_is_read_or_refused(json in any_json()) {
             let amount = answer(&format!(r#""amount":{json}"#));
             if let Ok(read) = amount {
                 prop_assert_eq!(read.status, BtcpayStatus::Settled);
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_do_not_count_may_be_anything() {
+    fn unused_fields_may_hold_anything() {
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         for fields in [
             r#""metadata":null"#,

@@ -1,4 +1,4 @@
-//! What was done and by whom, for whoever asks later: the rows of `audit_log`.
+//! The service's `audit_log`: who did what.
 
 use anyhow::Result;
 use rusqlite::{Savepoint, named_params};
@@ -9,7 +9,7 @@ const AUDIT: &str = "
 INSERT INTO audit_log ( actor_kind,  action,  target_kind,  target_id,  details_json, occurred_at)
 VALUES                (:actor_kind, :action, :target_kind, :target_id, :details_json, :now)";
 
-/// Notes one thing done, with its details in JSON.
+/// Adds one row; `details` is JSON.
 pub fn note(
     savepoint: &Savepoint,
     [actor_kind, action, target_kind, target_id]: [&str; 4],

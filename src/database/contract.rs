@@ -1,8 +1,8 @@
-//! The contract of schema.sql, as far as this program uses it.
+//! The part of schema.sql that this program uses.
 
 use rusqlite::{Connection, Result};
 
-use super::apply::ISSUE_LICENSE;
+use super::license::ISSUE_LICENSE;
 
 const COLUMNS: [(&str, &[&str]); 6] = [
     (
@@ -77,7 +77,7 @@ const COLUMNS: [(&str, &[&str]); 6] = [
     ),
 ];
 
-/// Everything of the contract that this database lacks, in words; empty where it keeps it.
+/// What the database lacks of it, as phrases; empty if nothing.
 pub fn missing(connection: &Connection) -> Result<Vec<String>> {
     let mut missing = Vec::new();
     let mut column_names = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
@@ -96,8 +96,8 @@ pub fn missing(connection: &Connection) -> Result<Vec<String>> {
                 .map(|column| format!("column {table}.{column} is missing")),
         );
     }
-    // SQLite itself says whether something makes invoice_id unique: without that it refuses to
-    // prepare the statement, whose ON CONFLICT would have nothing to stand on.
+    // SQLite knows whether anything makes invoice_id unique: otherwise it refuses to prepare the
+    // statement for its ON CONFLICT.
     if missing.is_empty() && connection.prepare(ISSUE_LICENSE).is_err() {
         missing.push(
             "licenses.invoice_id is not UNIQUE (CREATE UNIQUE INDEX licenses_invoice ON \

@@ -1,4 +1,4 @@
-//! Which indexes of schema.sql a database lacks. Without them every answer is the same, only later.
+//! Which indexes of schema.sql a database lacks. Results are the same without them, but slower.
 
 use rusqlite::{Connection, Result, Row};
 
@@ -28,11 +28,11 @@ struct Index {
     columns: String,
     /// Of a partial index.
     condition: Option<String>,
-    /// What makes it, on one line.
+    /// Its CREATE statement, on one line.
     sql: String,
 }
 
-/// The statements that make the missing ones.
+/// The statements that create the missing ones.
 pub fn missing(connection: &Connection) -> Result<Vec<String>> {
     let model = Connection::open_in_memory()?;
     model.execute_batch(include_str!("../../schema.sql"))?;
@@ -56,7 +56,7 @@ fn read(row: &Row) -> Result<Index> {
         .to_lowercase()
         .split_once(" where ")
         .map(|(_, condition)| condition.to_owned())
-        // To look for a value is to look for what is not NULL.
+        // A lookup of a value needs no rows with NULL.
         .filter(|condition| {
             condition.strip_suffix(" is not null") != columns.split_whitespace().next()
         });

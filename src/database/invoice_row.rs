@@ -1,83 +1,70 @@
-//! An invoice as a row: the SELECT, and what is made of its columns.
+//! An invoice as a row of the view `invoice_rows`.
 
 use anyhow::{Context, Result, anyhow, bail};
 use rusqlite::Row;
 
 use super::row::column_value;
+use super::views::Views;
 use crate::invoice::{
-    BtcpayInvoiceId, ByService, Invoice, InvoiceId, License, LicenseId, LocalStatus, Purpose,
-    Redemption, RedemptionStatus,
+    BtcpayInvoiceId, Invoice, InvoiceId, License, LicenseId, LocalStatus, Purpose, Redemption,
+    RedemptionStatus, Sale,
 };
 
-/// SQL: whether a time column's text begins as the contract's three forms do. SQLite's own reader
-/// would also take `now` or a bare number. schema.sql's partial index has the same words.
-macro_rules! time_form {
-    ($column:literal) => {
-        concat!(
-            "(",
-            $column,
-            " GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9][T ]*')"
-        )
-    };
+/// Creates the view. Its columns are what [`read_invoice`] and [`read_sale`] read.
+pub fn view(views: &Views) -> String {
+    let Views {
+        is_ours,
+        purpose,
+        license_deleted,
+        product_name,
+        ..
+    } = views;
+    let created = unix_seconds("invoices.created_at");
+    let updated = unix_seconds("invoices.updated_at");
+    let issued = unix_seconds("gift.issued_at");
+    format!(
+        "CREATE TEMP VIEW invoice_rows AS
+         SELECT invoices.id                     AS id,
+                invoices.btcpay_invoice_id      AS btcpay_invoice_id,
+                invoices.status                 AS status,
+                invoices.amount_sats            AS amount_sats,
+                {created}                       AS created_seconds,
+                {updated}                       AS updated_seconds,
+                licenses.id                     AS license_id,
+                discount_redemptions.status     AS redemption_status,
+                discount_redemptions.license_id AS redemption_license_id,
+                -- Compared as 'not before', so that an unreadable time leaves the doubt. Few licenses
+                -- have no invoice and many may be of one product; the hint and the plus say so, or
+                -- an index of the service's on products would be used.
+                CASE WHEN invoices.status = 'settled' AND licenses.id IS NULL THEN (
+                  SELECT gift.id
+                    FROM main.licenses AS gift
+                   WHERE likelihood(gift.invoice_id IS NULL, 0.01)
+                     AND +gift.product_id = invoices.product_id
+                     AND gift.buyer_email = invoices.buyer_email COLLATE NOCASE
+                     AND ({issued} < {created}) IS NOT TRUE
+                   LIMIT 1
+                ) END                           AS license_by_hand_id,
+                licenses.id IS NULL AND {license_deleted} AS license_deleted,
+                {purpose}                       AS purpose,
+                {is_ours}                       AS is_ours,
+                invoices.buyer_email            AS buyer_email,
+                coalesce({product_name}, invoices.product_id) AS product
+           FROM main.invoices
+           LEFT JOIN main.licenses             ON licenses.invoice_id = invoices.id
+           LEFT JOIN main.discount_redemptions ON discount_redemptions.invoice_id = invoices.id"
+    )
 }
 
-/// SQL: the Unix seconds of a time column; NULL where it cannot be read.
-macro_rules! unix_seconds {
-    ($column:literal) => {
-        concat!(
-            "CASE WHEN ",
-            time_form!($column),
-            " THEN unixepoch(",
-            $column,
-            ") END"
-        )
-    };
+/// SQL: the Unix seconds of a time column, NULL if its text does not begin like the contract's three
+/// forms. SQLite's own parser would also take `now` or a bare number.
+fn unix_seconds(column: &str) -> String {
+    format!(
+        "CASE WHEN {column} GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9][T ]*'
+              THEN unixepoch({column}) END"
+    )
 }
 
-/// SELECT and FROM of an invoice as [`read_invoice`] reads it.
-macro_rules! select_invoice {
-    () => {
-        concat!(
-            "SELECT
-               invoices.id,
-               invoices.btcpay_invoice_id,
-               invoices.status,
-               invoices.amount_sats,
-               ",
-            unix_seconds!("invoices.created_at"), "   AS created_seconds,
-               ",
-            unix_seconds!("invoices.updated_at"), "   AS updated_seconds,
-               licenses.id                      AS license_id,
-               discount_redemptions.status      AS redemption_status,
-               discount_redemptions.license_id  AS redemption_license_id,
-               -- Tested for 'not before', so that an unreadable time leaves the doubt standing.
-               -- Few licenses have no invoice, and many may be of one product: the hint and the plus
-               -- say so, since an index of the service's on products would be taken else.
-               CASE WHEN invoices.status = 'settled' AND licenses.id IS NULL THEN (
-                 SELECT gift.id
-                   FROM licenses AS gift
-                  WHERE likelihood(gift.invoice_id IS NULL, 0.01)
-                    AND +gift.product_id = invoices.product_id
-                    AND gift.buyer_email = invoices.buyer_email COLLATE NOCASE
-                    AND (",
-            unix_seconds!("gift.issued_at"), " < ", unix_seconds!("invoices.created_at"),
-            ") IS NOT TRUE
-                  LIMIT 1
-               ) END                            AS license_by_hand_id,
-               beyond.purpose,
-               beyond.is_done,
-               beyond.is_ours,
-               licenses.id IS NULL AND beyond.license_deleted AS license_deleted
-              FROM invoices
-               JOIN invoices_beyond AS beyond ON beyond.invoice_id = invoices.id
-               LEFT JOIN licenses             ON licenses.invoice_id = invoices.id
-               LEFT JOIN discount_redemptions ON discount_redemptions.invoice_id = invoices.id "
-        )
-    };
-}
-
-/// Reads a row of [`select_invoice`].
-///
 /// # Errors
 ///
 /// A value that does not fit the contract, by its column.
@@ -93,21 +80,26 @@ pub fn read_invoice(row: &Row) -> Result<Invoice> {
         btcpay_id: BtcpayInvoiceId::checked(column_value(row, "btcpay_invoice_id")?)
             .map_err(|why| anyhow!("its btcpay_invoice_id {why}"))?,
         status: LocalStatus::from_word(&status)
-            .with_context(|| format!("its status '{status}' is not in the contract"))?,
+            .with_context(|| format!("its status '{status}' is not in schema.sql"))?,
         amount_sats: column_value(row, "amount_sats")?,
         created: readable_time(row, "created_at", "created_seconds")?,
-        purpose: read_purpose(row)?,
+        purpose: match column_value::<Option<String>>(row, "purpose")?.as_deref() {
+            None => Purpose::Purchase,
+            Some("tier_change") => Purpose::TierChange { applied: false },
+            Some("renewal") => Purpose::Renewal { applied: false },
+            Some(other) => bail!("its purpose '{other}' is unknown"),
+        },
         license: match (license_id, by_hand_id, license_deleted) {
             (Some(id), _, _) => License::Issued(LicenseId(id)),
-            (None, Some(id), _) => License::PerhapsByHand(LicenseId(id)),
-            (None, None, true) => License::PerhapsDeleted,
+            (None, Some(id), _) => License::MaybeByHand(LicenseId(id)),
+            (None, None, true) => License::MaybeDeleted,
             (None, None, false) => License::None,
         },
         redemption: redemption_status
             .map(|word| {
                 Ok::<_, anyhow::Error>(Redemption {
                     status: RedemptionStatus::from_word(&word).with_context(|| {
-                        format!("its redemption's status '{word}' is not in the contract")
+                        format!("its redemption's status '{word}' is not in schema.sql")
                     })?,
                     license_id: redemption_license_id.map(LicenseId),
                 })
@@ -116,27 +108,22 @@ pub fn read_invoice(row: &Row) -> Result<Invoice> {
     })
 }
 
-fn read_purpose(row: &Row) -> Result<Purpose> {
-    let by_service = match column_value::<Option<bool>>(row, "is_done")? {
-        Some(true) => ByService::Done,
-        Some(false) | None => ByService::NotDone,
-    };
-    Ok(
-        match column_value::<Option<String>>(row, "purpose")?.as_deref() {
-            None => Purpose::Purchase,
-            Some("tier_change") => Purpose::TierChange(by_service),
-            Some("renewal") => Purpose::Renewal(by_service),
-            Some(other) => bail!("its purpose '{other}' is unknown"),
-        },
-    )
+/// What a person sees of `invoice`, which is of the same row. A value that cannot be read is left
+/// out: it stops nothing.
+pub fn read_sale(row: &Row, invoice: &Invoice) -> Sale {
+    Sale {
+        buyer_email: row.get("buyer_email").ok(),
+        product: row.get("product").ok(),
+        ..Sale::of(invoice)
+    }
 }
 
-/// The Unix seconds of the time column `column`, which `seconds` has in the row.
+/// The Unix seconds of the time column `column`, which the row has as `seconds`.
 pub fn readable_time(row: &Row, column: &str, seconds: &str) -> Result<i64> {
     column_value::<Option<i64>>(row, seconds)?.with_context(|| {
         format!(
-            "its {column} is no time as schema.sql describes it; correct it in the table invoices, \
-             like 2026-11-23T20:13:59Z"
+            "its {column} is not a time as schema.sql defines it. Correct it in the table invoices, \
+             for example to 2026-11-23T20:13:59Z"
         )
     })
 }

@@ -1,10 +1,11 @@
-//! Rows of foreign data: read with what is wrong with them in words, and written one at a time.
+//! Rows of a database that is not ours: reading them with errors that name the column, and writing
+//! exactly one.
 
 use anyhow::{Result, anyhow, bail};
 use rusqlite::types::{FromSql, ValueRef};
 use rusqlite::{Connection, Params, Row, Savepoint, params_from_iter};
 
-/// The one row that a query gives for these texts, if it gives one.
+/// The first row of a query with these parameters, if there is one.
 pub fn one<T>(
     connection: &Connection,
     sql: &str,
@@ -16,11 +17,11 @@ pub fn one<T>(
     rows.next().transpose()
 }
 
-/// Executes a statement that writes one row, `what` in words.
+/// Executes a statement that writes one row: `what`.
 ///
 /// # Errors
 ///
-/// The database refuses it, or a trigger made something else of it.
+/// The database refuses it, or a trigger turned it into something else.
 pub fn execute_one(
     savepoint: &Savepoint,
     what: &str,
@@ -30,27 +31,38 @@ pub fn execute_one(
     match savepoint.prepare_cached(sql)?.execute(params)? {
         1 => Ok(()),
         rows => bail!(
-            "writing {what} changed {rows} rows instead of one; see the triggers of its table"
+            "writing {what} changed {rows} rows instead of one. Check the triggers of its table"
         ),
     }
 }
 
-/// The value of a column, or what is wrong with it in words.
+/// The value of a column.
+///
+/// # Errors
+///
+/// It does not fit the contract; the message names the column.
 pub fn column_value<T: FromSql>(row: &Row, column: &str) -> Result<T> {
     row.get(column).map_err(|error| match error {
         rusqlite::Error::InvalidColumnType(_, name, kind) => {
-            anyhow!("its {name} does not fit the contract of schema.sql: it is {kind}")
+            anyhow!("its {name} does not match schema.sql: it is {kind}")
         }
         other => anyhow!(other).context(format!("its {column} cannot be read")),
     })
 }
 
-/// Whatever stands in a column, for a person to recognise it.
+/// Whatever a column holds, for a person to recognize it.
 pub fn shown(value: ValueRef) -> Box<str> {
-    match value {
+    /// Longer than any id.
+    const LONGEST: usize = 256;
+    let text = match value {
         ValueRef::Null => "NULL".into(),
-        ValueRef::Integer(number) => number.to_string().into(),
-        ValueRef::Real(number) => number.to_string().into(),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
         ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into(),
+    };
+    if text.chars().nth(LONGEST).is_none() {
+        return text.into();
     }
+    let beginning: String = text.chars().take(LONGEST).chain(['…']).collect();
+    beginning.into()
 }

@@ -33,24 +33,24 @@ fn bad_answer_fails_only_its_invoice() {
                 "Location: https://elsewhere.example/x\r\n",
                 String::new(),
             ),
-            "redirected to https://elsewhere.example/x",
+            "redirects to https://elsewhere.example/x",
         ),
         (Fault::Answer(204, "", String::new()), "answered 204"),
-        (Fault::Answer(200, "", "null".into()), "no invoice"),
-        (Fault::Answer(200, "", "[]".into()), "no invoice"),
+        (Fault::Answer(200, "", "null".into()), "not an invoice"),
+        (Fault::Answer(200, "", "[]".into()), "not an invoice"),
         (
             Fault::Answer(200, "", invoice("btc-other", STORE, "Settled")),
-            "another invoice, btc-other",
+            "another invoice: btc-other",
         ),
         (
             Fault::Answer(200, "", invoice("btc-bad", "other", "Settled")),
-            "another store's invoice, other",
+            "an invoice of another store: other",
         ),
         (
             Fault::Answer(200, "", invoice("btc-bad", STORE, "Gone")),
             "'Gone'",
         ),
-        (Fault::Reset, "gave no answer"),
+        (Fault::Reset, "no response from BTCPay Server at "),
         (Fault::HalfABody, "broke off"),
         (Fault::EndlessBody, "larger than 32 MiB"),
     ];
@@ -130,9 +130,10 @@ fn missing_permission_is_not_reported_as_missing_invoice() {
     shop.sale("a").made();
     shop.sale("b").made();
     shop.btcpay.take_permission_from(KEY);
-    shop.reconcile().exits(1).prints(STOPPED).warns(
-        "error: [..]does not let this API key see[..](403)[..]btcpay.store.canviewinvoices[..]",
-    );
+    shop.reconcile()
+        .exits(1)
+        .prints(STOPPED)
+        .warns("error: this API key may not see[..](403)[..]btcpay.store.canviewinvoices[..]");
     assert_eq!(
         shop.btcpay.requests().last().unwrap(),
         &format!("/api/v1/stores/{STORE}/invoices?take=1")
@@ -152,7 +153,10 @@ fn unverifiable_key_does_not_stop_the_run() {
     shop.btcpay.fails("list", html(502));
     let report = shop.reconcile().json(3);
     let error = report["failures"][1]["error"].as_str().unwrap();
-    assert!(error.contains("could not be told"), "{error}");
+    assert!(
+        error.contains("could not find out if the API key is to blame"),
+        "{error}"
+    );
     assert_eq!(
         report["requests"], 5,
         "one request per invoice, and three tries of the list"
@@ -169,7 +173,7 @@ fn wrong_url_path_is_reported_once() {
     shop.reconcile()
         .option("--btcpay-url", &address)
         .exits(1)
-        .warns("error: there is no store [..] (404): correct --store-id, or --btcpay-url if [..]");
+        .warns("error: no store [..] (404). Correct --store-id, or --btcpay-url if [..]");
     for url in [shop.btcpay.url(), shop.btcpay.url() + "/"] {
         shop.reconcile()
             .option("--btcpay-url", &url)
@@ -199,7 +203,7 @@ fn unreachable_btcpay_stops_the_run_with_one_message() {
             report["error"]
                 .as_str()
                 .unwrap()
-                .contains("could not connect to BTCPay Server"),
+                .contains("cannot reach BTCPay Server"),
             "{report}"
         );
         assert_eq!(report["failures"], serde_json::json!([]));
@@ -213,7 +217,7 @@ fn unreachable_btcpay_stops_the_run_with_one_message() {
             .exits(1)
             .prints(STOPPED)
             .warns(&format!(
-                "error: could not connect to BTCPay Server at {nowhere}/; [..]"
+                "error: cannot reach BTCPay Server at {nowhere}/: [..]"
             ));
     });
 }

@@ -114,8 +114,8 @@ fn recheck_reports_closed_invoices_and_changes_nothing() {
     let before = shop.everything();
     shop.reconcile().exits(0).says_nothing();
     shop.reconcile().flag("--recheck").exits(0).warns(
-        "warning: invoice late: paid_late: 0.00021 BTC arrived after it expired. To accept the sale, \
-         mark it settled in BTCPay and the next --recheck issues the license; else refund the buyer and mark it invalid: [..]",
+        "warning: invoice late: paid_late: 0.00021 BTC arrived after the invoice expired. To accept the sale, \
+         mark it settled in BTCPay and the next --recheck issues the license; otherwise refund the buyer and mark it invalid: [..]",
     );
     assert_eq!(shop.everything(), before);
 
@@ -144,9 +144,9 @@ fn missing_paid_amount_is_accepted() {
         shop.btcpay
             .change(id, |invoice| invoice.paid = serde_json::Value::Null);
     }
-    shop.reconcile()
-        .exits(0)
-        .warns("warning: invoice late: paid_late: an amount that BTCPay does not say arrived [..]");
+    shop.reconcile().exits(0).warns(
+        "warning: invoice late: paid_late: an amount that BTCPay does not report arrived [..]",
+    );
     assert_eq!(shop.state("invalid"), "invalid");
 }
 
@@ -195,7 +195,7 @@ fn following_the_advice_clears_the_warning() {
         let shop = Shop::open();
         shop.sale("a").here("settled").there(there).made();
         let warning = shop.reconcile().exits(0).stderr;
-        let (_, advice) = warning.split_once("if not, correct it here (").unwrap();
+        let (_, advice) = warning.split_once("correct the row (").unwrap();
         shop.sql(advice.split_once(')').unwrap().0);
         shop.reconcile().flag("--recheck").exits(0).says_nothing();
     }
@@ -204,7 +204,7 @@ fn following_the_advice_clears_the_warning() {
     sale.redemption("pending").made();
     shop.reconcile()
         .exits(0)
-        .warns("warning: [..] if not, revoke its license lic-a and correct it here (UPDATE [..]");
+        .warns("warning: [..] if not, revoke license lic-a and correct the row (UPDATE [..]");
 }
 
 /// A shop with a settled invoice `a` that has no license, and a license that has no invoice.
@@ -228,7 +228,7 @@ fn license_issued_by_hand_prevents_a_second_one() {
         let before = shop.everything();
         shop.reconcile()
             .exits(0)
-            .warns("warning: invoice a: license_by_hand: [..] UPDATE licenses SET invoice_id = 'a' WHERE id = 'gift'; [..]");
+            .warns("warning: invoice a: license_by_hand: [..] (UPDATE licenses SET invoice_id = 'a' WHERE id = 'gift'); [..]");
         assert_eq!(shop.everything(), before);
 
         shop.sql("UPDATE licenses SET invoice_id = 'a' WHERE id = 'gift'");
@@ -265,5 +265,5 @@ fn suggested_sql_escapes_quotes() {
     shop.sql("UPDATE licenses SET id = 'x''; DROP TABLE licenses; --'");
     shop.reconcile()
         .exits(0)
-        .warns("warning: [..] WHERE id = 'x''; DROP TABLE licenses; --'; if not, [..]");
+        .warns("warning: [..] WHERE id = 'x''; DROP TABLE licenses; --'); if not, [..]");
 }

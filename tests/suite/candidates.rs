@@ -37,16 +37,16 @@ fn dry_run_without_candidates_still_checks_access() {
     for (settings, expected) in [
         (
             shop.reconcile().env("BTCPAY_API_KEY", "revoked"),
-            "error: BTCPay Server refused the API key (401): [..]",
+            "error: BTCPay Server refused the API key (401). [..]",
         ),
         (
             shop.reconcile().option("--store-id", "misspelt"),
-            "error: BTCPay Server does not let this API key see the invoices of the store misspelt (403): [..]",
+            "error: this API key may not see the invoices of store misspelt (403). [..]",
         ),
         (
             shop.reconcile()
                 .option("--btcpay-url", "http://127.0.0.1:1"),
-            "error: could not connect to BTCPay Server at http://127.0.0.1:1/; [..]",
+            "error: cannot reach BTCPay Server at http://127.0.0.1:1/: [..]",
         ),
     ] {
         settings.flag("-n").exits(1).warns(expected);
@@ -235,7 +235,7 @@ fn unreadable_updated_at_fails_only_if_needed() {
     assert_eq!(shop.state("pending"), "settled, licensed");
 
     shop.reconcile().flag("--recheck").exits(3).warns(
-        "error: invoice half-done (BTCPay invoice btc-half-done): its updated_at is no time [..]",
+        "error: invoice half-done (BTCPay invoice btc-half-done): its updated_at is not a time [..]",
     );
     assert_eq!(shop.state("closed"), "expired, cancelled, used 0");
 }
@@ -257,9 +257,9 @@ fn invalid_row_fails_alone() {
     assert_eq!(looked_up(&shop), ["good"]);
     assert_eq!(shop.state("good"), "settled, licensed");
     shop.reconcile().exits(3).warns(
-        "error: invoice dots (BTCPay invoice ..): its btcpay_invoice_id is a way through folders
+        "error: invoice dots (BTCPay invoice ..): its btcpay_invoice_id is a relative path
          error: invoice empty (BTCPay invoice ): its btcpay_invoice_id is empty
-         error: invoice text (BTCPay invoice btc-text): its amount_sats does not fit [..] it is Text",
+         error: invoice text (BTCPay invoice btc-text): its amount_sats does not match [..] it is Text",
     );
 }
 

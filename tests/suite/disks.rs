@@ -41,12 +41,8 @@ fn set_mode(file: impl AsRef<std::path::Path>, mode: u32) {
 #[test]
 fn missing_file_permission_is_reported_before_any_request() {
     for (file, folder, expected) in [
-        (
-            0o444,
-            0o755,
-            "may not be written by this user: give this user write permission",
-        ),
-        (0o000, 0o755, "this user may not open it"),
+        (0o444, 0o755, ". Give this user write permission"),
+        (0o000, 0o755, "This user may not open it"),
     ] {
         let shop = Shop::open();
         shop.sale("a").made();
@@ -69,7 +65,7 @@ fn read_only_folder_leaves_database_unchanged() {
     let before = shop.everything();
     set_mode(shop.path(""), 0o555);
     as_nobody(&shop, shop.reconcile(), 1).prints(STOPPED).warns(
-        "error: could not write to the database [..]: give this user write permission on the file and its folder [..]",
+        "error: cannot write to the database [..]. Give this user write permission for the file and its folder, [..]",
     );
     as_nobody(&shop, shop.reconcile().flag("-n"), 0);
     set_mode(shop.path(""), 0o755);
@@ -98,7 +94,7 @@ fn full_disk_leaves_database_unchanged() {
         .args(command.get_args());
     Ran::of(limited, 1)
         .prints(STOPPED)
-        .warns("error: could not write to the database [..]: the disk [..]");
+        .warns("error: cannot write to the database [..]: [..]disk [..]");
     assert_eq!(shop.everything(), before);
     assert_eq!(shop.query("PRAGMA integrity_check"), "ok");
     shop.reconcile().exits(0);
@@ -125,9 +121,10 @@ fn real_run_rolls_back_a_crashed_write() {
         shop.reconcile()
             .option("--database", crashed.to_str().unwrap())
     };
-    run().flag("-n").exits(1).warns(
-        "error: could not read the database [..]: a program died while it was writing; [..]",
-    );
+    run()
+        .flag("-n")
+        .exits(1)
+        .warns("error: cannot read the database [..]. A program died while writing; [..]");
     run().exits(0).warns("");
     let settled: i64 = rusqlite::Connection::open(&crashed)
         .unwrap()
@@ -158,7 +155,7 @@ fn damaged_file_is_reported_and_left_unchanged() {
                 .flag(flag)
                 .exits(1)
                 .prints(STOPPED)
-                .warns("error: could not [..] the database [..]: the file is damaged; [..]");
+                .warns("error: cannot [..] the database [..]. The file is damaged. [..]");
         }
         assert!(fs::read(shop.database()).unwrap() == file);
         assert_eq!(shop.btcpay.requests(), [""; 0]);

@@ -11,9 +11,9 @@ use crate::shop::{BTC, Shop};
 #[test]
 fn missing_setup_is_explained_in_three_lines() {
     Run::bare().exits(2).prints("").warns(
-        "error: nothing is set up: give the licensing service's database (--database [..]),
-         error: BTCPay Server and the store in it (--btcpay-url [..] --store-id [..]),
-         error: and an API key (--api-key-file [..]). README.md leads through it: Set it up",
+        "error: nothing is configured. Set --database or RECONCILE_DATABASE, --btcpay-url or
+         error: BTCPAY_URL, --store-id or BTCPAY_STORE_ID, and --api-key-file or
+         error: BTCPAY_API_KEY_FILE. README.md explains each under 'Set it up'",
     );
 }
 
@@ -37,7 +37,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--btcpay-url", &(shop.btcpay.url() + "/btcpay"))
         .exits(1)
-        .warns("error: there is no store [..] at [..]/btcpay (404): correct --store-id, or --btcpay-url if BTCPay Server lives under another path");
+        .warns("error: no store [..] at [..]/btcpay (404). Correct --store-id, or --btcpay-url if BTCPay Server has another path");
 
     // http instead of https: a proxy redirects to https.
     let shop = shop_with_a_sale();
@@ -46,7 +46,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.btcpay.fails("list", moved);
     shop.reconcile()
         .exits(1)
-        .warns("error: the request was redirected to https://btcpay.local/ [..]: give --btcpay-url the address that answers itself");
+        .warns("error: BTCPay Server redirects to https://btcpay.local/ [..]. Set --btcpay-url to the final address");
 
     // The web page of another service.
     let shop = shop_with_a_sale();
@@ -54,7 +54,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.btcpay.fails("btc-a", page.clone());
     shop.btcpay.fails("list", page);
     shop.reconcile().exits(1).warns(
-        "error: got a web page instead of an invoice: see that --btcpay-url is BTCPay Server's own address[..]",
+        "error: got a web page instead of an invoice. Is --btcpay-url the address of BTCPay Server itself, path included?",
     );
 
     // A key for another store, or a misspelled store id.
@@ -62,20 +62,20 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--store-id", "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K777")
         .exits(1)
-        .warns("error: BTCPay Server does not let this API key see the invoices of the store 9CiN[..]777 (403): correct --store-id, or give the key the permission [..] for this store");
+        .warns("error: this API key may not see the invoices of store 9CiN[..]777 (403). Correct --store-id, or give the key the permission [..] for this store");
 
     // A key without the permission.
     let shop = shop_with_a_sale();
     shop.btcpay.take_permission_from(KEY);
     shop.reconcile().exits(1).warns(&format!(
-        "error: BTCPay Server does not let this API key see the invoices of the store {STORE} (403): [..]'View invoices' (btcpay.store.canviewinvoices) for this store"
+        "error: this API key may not see the invoices of store {STORE} (403). [..]'View invoices' (btcpay.store.canviewinvoices) for this store"
     ));
 
     // A key that the server does not know.
     let shop = shop_with_a_sale();
     shop.btcpay.revoke(KEY);
     shop.reconcile().exits(1).warns(
-        "error: BTCPay Server refused the API key (401): make one under Account, API Keys, with the permission [..]",
+        "error: BTCPay Server refused the API key (401). Create one under Account, API Keys, with the permission [..]",
     );
 
     // This machine's clock is wrong.
@@ -86,7 +86,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.btcpay
         .fails("btc-a", Fault::Answer(200, then, answer.to_string()));
     shop.reconcile().exits(0).warns(
-        "warning: this machine's clock is [..] minutes ahead of BTCPay Server's: set it right [..]",
+        "warning: this machine's clock is [..] minutes ahead of BTCPay Server's. Correct it [..]",
     );
 
     // The path to the database is wrong.
@@ -94,14 +94,14 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--database", "/var/lib/licencing/licenses.db")
         .exits(1)
-        .warns("error: there is no database at /var/lib/licencing/licenses.db: give --database the licensing service's file, or make a new one with: [..]");
+        .warns("error: no database at /var/lib/licencing/licenses.db. Set --database to the licensing service's file, or create a new one: [..]");
 
     // The schema is outdated.
     let shop = shop_with_a_sale();
     shop.sql("ALTER TABLE licenses DROP COLUMN is_trial");
     shop.reconcile()
         .exits(1)
-        .warns("error: [..]column licenses.is_trial is missing; [..] bring the service up to date");
+        .warns("error: [..]column licenses.is_trial is missing. [..] update the service");
 
     // The service holds the lock.
     let shop = shop_with_a_sale();
@@ -112,7 +112,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--deadline", "1")
         .exits(1)
-        .warns("error: [..]another program held its lock [..]; the next run tries again, and if this lasts, fuser -v '/[..]/licenses.db' says who holds it[..]");
+        .warns("error: [..]Another program held the lock [..]. The next run tries again; if this repeats, fuser -v '/[..]/licenses.db' shows who holds it");
     drop(lock);
 
     // A host name that does not resolve.
@@ -120,5 +120,5 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--btcpay-url", "http://btcpay-nowhere.internal")
         .exits(1)
-        .warns("error: could not connect to BTCPay Server at http://btcpay-nowhere.internal/; see that it runs and that --btcpay-url is right: [..]dns error[..]");
+        .warns("error: cannot reach BTCPay Server at http://btcpay-nowhere.internal/: [..]lookup[..]. Is it running, and is --btcpay-url right?");
 }

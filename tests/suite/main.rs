@@ -23,6 +23,7 @@ mod options;
 mod properties;
 mod races;
 mod reports;
+mod rooms;
 mod terminal;
 mod trouble;
 mod webhooks;

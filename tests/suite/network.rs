@@ -90,7 +90,7 @@ fn untrusted_certificate_is_refused_until_authority_is_configured() {
     let (url, authority) = behind_tls(&shop);
     let run = || shop.reconcile().option("--btcpay-url", &url);
     let ran = run().exits(1).prints(STOPPED).warns(&format!(
-        "error: the certificate of BTCPay Server at {url}/ is not trusted: [..]SSL_CERT_FILE[..]"
+        "error: the certificate of {url}/ is not trusted: [..]SSL_CERT_FILE[..]"
     ));
     assert!(!ran.stderr.contains(KEY));
     assert_eq!(shop.btcpay.requests(), [""; 0], "the key was not sent");
@@ -103,7 +103,7 @@ fn untrusted_certificate_is_refused_until_authority_is_configured() {
         .env("SSL_CERT_FILE", &file)
         .option("--btcpay-url", &url.replace("localhost", "127.0.0.1"))
         .exits(1)
-        .warns("error: the certificate of BTCPay Server [..] is not trusted: [..]");
+        .warns("error: the certificate of [..] is not trusted: [..]");
 }
 
 #[test]
@@ -138,8 +138,8 @@ fn plain_http_through_remote_proxy_is_refused() {
             .env(variable, remote_proxy)
             .exits(2)
             .warns(
-                "error: plain http would send the API key in clear to the proxy http://proxy.example.com:3128/, \
-                 which the environment names: [..]https[..]NO_PROXY[..]",
+                "error: plain http would send the API key unencrypted to http://proxy.example.com:3128/, \
+                 the environment's proxy. [..]https[..]NO_PROXY[..]",
             );
     }
     shop.reconcile()
@@ -162,8 +162,8 @@ fn unreachable_proxy_is_named_in_error() {
         .env("HTTPS_PROXY", "http://somebody:s3@cret@127.0.0.1:1")
         .exits(1)
         .warns(
-            "error: could not connect to BTCPay Server at https://btcpay.internal/ \
-             through the proxy http://127.0.0.1:1/ that the environment names; [..]",
+            "error: cannot reach BTCPay Server at https://btcpay.internal/ through http://127.0.0.1:1/, \
+             the environment's proxy: connection refused. [..]",
         );
 }
 

@@ -51,10 +51,10 @@ fn empty_setting_counts_as_unset() {
         .exits(0)
         .warns("");
     for (name, question) in [
-        ("RECONCILE_DATABASE", "which database?"),
-        ("BTCPAY_URL", "which BTCPay Server?"),
-        ("BTCPAY_STORE_ID", "which store?"),
-        ("BTCPAY_API_KEY", "which API key?"),
+        ("RECONCILE_DATABASE", "no database given"),
+        ("BTCPAY_URL", "no BTCPay Server given"),
+        ("BTCPAY_STORE_ID", "no store given"),
+        ("BTCPAY_API_KEY", "no API key given"),
     ] {
         by_environment(&shop)
             .env(name, "")
@@ -103,7 +103,7 @@ fn malformed_api_key_is_a_configuration_error() {
     by_environment(&shop)
         .option("--api-key-file", "/nowhere/key")
         .exits(2)
-        .warns("error: could not read the API key file /nowhere/key: [..]");
+        .warns("error: cannot read the API key file /nowhere/key. [..]");
 }
 
 #[test]
@@ -243,11 +243,11 @@ fn readable_key_file_warns_with_chmod_command() {
         (0o400, ""),
         (
             0o640,
-            "warning: the API key file [..] can be read by others: chmod 600 '[..]/key'",
+            "warning: other users can read the API key file [..]. Run: chmod 600 '[..]/key'",
         ),
         (
             0o604,
-            "warning: the API key file [..] can be read by others: chmod 600 '[..]/key'",
+            "warning: other users can read the API key file [..]. Run: chmod 600 '[..]/key'",
         ),
     ] {
         fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
@@ -267,6 +267,6 @@ fn plain_http_to_public_host_is_refused() {
         .env("HTTP_PROXY", &shop.btcpay.url())
         .exits(2)
         .prints("")
-        .warns("error: plain http would send the API key in clear to btcpay.example.com: [..]https[..]");
+        .warns("error: plain http would send the API key unencrypted to btcpay.example.com. [..]https[..]");
     assert_eq!(shop.btcpay.requests(), [""; 0]);
 }

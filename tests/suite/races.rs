@@ -177,7 +177,9 @@ fn slow_writes_stop_at_deadline() {
         .option("--deadline", "1")
         .option("--format", "json")
         .exits(1)
-        .warns("error: the run's time was over and [..] changes were not written; the next run goes on, [..]");
+        .warns(
+            "error: deadline reached: [..] changes were not written. The next run continues; [..]",
+        );
     let settled =
         shop.query("SELECT count(*) BETWEEN 1 AND 19 FROM invoices WHERE status = 'settled'");
     assert_eq!(settled, "1", "committed changes are kept");

@@ -14,8 +14,7 @@ fn uneventful_run_prints_nothing() {
     shop.sale("old").created("'2020-01-01T00:00:00Z'").made();
     shop.reconcile().exits(0).says_nothing();
     shop.reconcile().flag("-v").exits(0).prints(&format!(
-        "{TIME} 1 checked, 0 changed, 0 need attention, 0 failed, 1 pending older than --max-age-hours; \
-         1 requests in [..] ms"
+        "{TIME} 1 checked, 1 pending older than --max-age-hours; 1 request, [..] ms"
     ));
 }
 
@@ -30,7 +29,7 @@ fn changes_print_one_line_each_and_a_summary() {
         .exits(0)
         .warns("")
         .prints(&format!(
-            "Paid: settled, and a license issued (2)
+            "Paid: settled, license issued (2)
          buyer          product       amount  age  invoice  discount
          a@example.com  Pro      21,000 sats  1 h  a        redeemed
          c@example.com  Pro      21,000 sats  1 h  c
@@ -39,13 +38,13 @@ fn changes_print_one_line_each_and_a_summary() {
          buyer          product       amount  age  invoice  discount
          b@example.com  Pro      21,000 sats  1 h  b        slot freed
 
-         {TIME} dry run: 3 checked, 3 changed, 0 need attention, 0 failed, [..]"
+         {TIME} dry run: 3 checked, 3 changed; 3 requests, [..] ms"
         ));
     shop.reconcile().exits(0).warns("").prints(&format!(
         "invoice a (BTCPay invoice btc-a): pending -> settled, license [..]-[..] issued, redemption redeemed
          invoice b (BTCPay invoice btc-b): pending -> expired, redemption cancelled
          invoice c (BTCPay invoice btc-c): license [..]-[..] issued
-         {TIME} 3 checked, 3 changed, 0 need attention, 0 failed, [..]"
+         {TIME} 3 checked, 3 changed; 3 requests, [..] ms"
     ));
 }
 
@@ -66,19 +65,19 @@ fn dry_run_lists_attention_with_sale_and_next_step() {
          buyer             product       amount  age  invoice
          late@example.com  Pro      21,000 sats  1 h  late
 
-         Needs you (2)
+         Needs attention (2)
          buyer              product       amount  age  invoice
          doubt@example.com  Pro      21,000 sats  1 h  doubt
-         settled here not there: settled here without all that belongs to it, but BTCPay says New;
-         nothing was done. See whether the money came, and stayed: if so, mark it settled in BTCPay; if
-         not, correct it here (UPDATE invoices SET status = 'pending' WHERE id = 'doubt'):
+         settled here not there: settled in the database but incomplete, and BTCPay says New; nothing was
+         changed. Check whether the money arrived and stayed. If so, mark the invoice settled in BTCPay;
+         if not, correct the row (UPDATE invoices SET status = 'pending' WHERE id = 'doubt'):
          http://127.0.0.1:[..]/invoices/btc-doubt
          late@example.com   Pro      21,000 sats  1 h  late
-         paid late: 0.00021 BTC arrived after it expired. To accept the sale, mark it settled in BTCPay
-         and the next --recheck issues the license; else refund the buyer and mark it invalid:
-         http://127.0.0.1:[..]/invoices/btc-late
+         paid late: 0.00021 BTC arrived after the invoice expired. To accept the sale, mark it settled in
+         BTCPay and the next --recheck issues the license; otherwise refund the buyer and mark it
+         invalid: http://127.0.0.1:[..]/invoices/btc-late
 
-         {TIME} dry run: 2 checked, 1 changed, 2 need attention, 0 failed, [..]"
+         {TIME} dry run: 2 checked, 1 changed, 2 need attention; [..]"
         ));
 }
 
@@ -87,11 +86,11 @@ fn failure_or_attention_alone_prints_the_summary() {
     let shop = Shop::open();
     shop.sale("doubt").here("settled").there("New").made();
     shop.reconcile().exits(0).prints(&format!(
-        "{TIME} 1 checked, 0 changed, 1 need attention, 0 failed, [..]"
+        "{TIME} 1 checked, 1 needs attention; 1 request, [..] ms"
     ));
     shop.sale("odd").there("Odd").made();
     shop.reconcile().exits(3).prints(&format!(
-        "{TIME} 2 checked, 0 changed, 1 need attention, 1 failed, [..]"
+        "{TIME} 2 checked, 1 needs attention, 1 failed; [..]"
     ));
 }
 
@@ -117,11 +116,14 @@ fn json_report_is_always_one_object() {
         .made();
     shop.sale("d").here("settled").there("New").made();
     shop.sale("e").there("Odd").made();
+    let created_at = shop.query("SELECT min(created_at) FROM invoices");
     let change =
         |id: &str, from: &str, to: &str, issued: bool, license: Option<&str>, redemption: &str| {
             json!({
                 "invoice_id": id, "btcpay_invoice_id": format!("btc-{id}"), "from": from, "to": to,
                 "license_issued": issued, "license_id": license, "redemption": redemption,
+                "buyer_email": format!("{id}@example.com"), "product": "Pro", "amount_sats": 21_000,
+                "created_at": created_at,
             })
         };
     let mut dry = shop.reconcile().flag("--dry-run").json(3);
@@ -133,9 +135,19 @@ fn json_report_is_always_one_object() {
             change("c", "settled", "settled", false, Some("lic-c"), "redeemed"),
         ])
     );
-    assert_eq!(dry["attention"][0]["invoice_id"], "d");
-    assert_eq!(dry["attention"][0]["btcpay_invoice_id"], "btc-d");
-    assert_eq!(dry["attention"][0]["reason"], "settled_here_not_there");
+    let detail = dry["attention"][0]["detail"].take();
+    assert!(
+        detail.as_str().unwrap().contains("BTCPay says New"),
+        "{detail}"
+    );
+    assert_eq!(
+        dry["attention"][0],
+        json!({
+            "invoice_id": "d", "btcpay_invoice_id": "btc-d", "reason": "settled_here_not_there", "detail": null,
+            "url": format!("{}/invoices/btc-d", shop.btcpay.url()),
+            "buyer_email": "d@example.com", "product": "Pro", "amount_sats": 21_000, "created_at": created_at,
+        })
+    );
     assert_eq!(dry["failures"][0]["invoice_id"], "e");
     assert_eq!(dry["failures"][0]["btcpay_invoice_id"], "btc-e");
     assert_eq!((&dry["checked"], &dry["requests"]), (&json!(5), &json!(5)));
@@ -143,6 +155,7 @@ fn json_report_is_always_one_object() {
     let mut real = shop.reconcile().json(3);
     let license = shop.query("SELECT id FROM licenses WHERE invoice_id = 'a'");
     assert_eq!(real["changes"][0]["license_id"], license);
+    real["attention"][0]["detail"].take();
     for report in [&mut dry, &mut real] {
         report["changes"][0]["license_id"] = json!(null);
         report["elapsed_ms"] = json!(null);
@@ -171,9 +184,9 @@ fn changes_before_early_stop_are_kept_and_reported() {
     shop.reconcile()
         .exits(1)
         .prints(&format!(
-            "invoice a [..]\n{TIME} 2 checked, 1 changed, [..]; stopped early"
+            "invoice a [..]\n{TIME} 2 checked, 1 changed; [..]; stopped early"
         ))
-        .warns("error: BTCPay Server refused the API key (401): [..]");
+        .warns("error: BTCPay Server refused the API key (401). [..]");
     assert_eq!(shop.state("a"), "settled, licensed");
 }
 
@@ -185,6 +198,24 @@ fn foreign_text_cannot_forge_lines_or_control_terminals() {
     shop.reconcile().exits(3).warns(
         "error: invoice a\\nb (BTCPay invoice btc-a): [..]'New\\u{1b}[2J\\nerror: forged'[..]",
     );
+}
+
+#[test]
+fn json_escapes_what_terminals_obey() {
+    let shop = Shop::open();
+    shop.sale("a")
+        .there("Expired")
+        .additional("PaidLate", "0.00021")
+        .made();
+    let buyer = "a\u{9b}2J\u{202e}b\u{2028}c\u{7f}\u{e0041}\"\\Müller";
+    shop.sql(&format!("UPDATE invoices SET buyer_email = '{buyer}'"));
+    let dry = shop.reconcile().flag("-n").option("--format", "json");
+    let raw = dry.exits(0).stdout;
+    let escaped = r#""buyer_email":"a\u009b2J\u202eb\u2028c\u007f\udb40\udc41\"\\Müller""#;
+    assert_eq!(raw.matches(escaped).count(), 2, "{raw}");
+    assert!(!raw.trim_end().contains(char::is_control), "{raw}");
+    let report = shop.reconcile().json(0);
+    assert_eq!(report["changes"][0]["buyer_email"], buyer);
 }
 
 #[test]
@@ -222,10 +253,10 @@ fn dry_run_lists_odd_rows_with_placeholders() {
     shop.reconcile().flag("-n").exits(0).prints(&format!(
         "Not paid: closed as expired (2)
          buyer          product       amount  age  invoice
-         -              -                  -    -  a
+         -              pro      21,000 sats  1 h  a
          b@example.com  pro      21,000 sats  1 h  b
 
-         {TIME} dry run: 2 checked, 2 changed, [..]"
+         {TIME} dry run: 2 checked, 2 changed; [..]"
     ));
     shop.reconcile().exits(0);
     assert_eq!(shop.statuses(), "2 expired");

@@ -18,7 +18,7 @@ pub const SATS: i64 = 21_000;
 pub const BTC: &str = "0.00021";
 
 /// The summary of a run that stopped before it changed anything.
-pub const STOPPED: &str = "20[..]Z [..] 0 changed, [..]; stopped early[..]";
+pub const STOPPED: &str = "20[..]Z [..]checked; [..]; stopped early[..]";
 
 pub struct Shop {
     pub btcpay: Btcpay,

@@ -49,7 +49,7 @@ fn dry_run_fits_the_terminal_width() {
     );
     let shown = in_a_terminal(shop.reconcile().flag("-n"), &[("NO_COLOR", "1")]);
     let (tables, summary) = shown.rsplit_once("\r\n\r\n").unwrap();
-    assert!(summary.contains("1 need attention"), "{shown}");
+    assert!(summary.contains("1 needs attention"), "{shown}");
     for line in tables.lines() {
         assert!(line.width() <= COLUMNS, "{shown}");
     }
@@ -57,6 +57,23 @@ fn dry_run_fits_the_terminal_width() {
         tables.lines().any(|line| line.width() > COLUMNS - 15),
         "{shown}"
     );
+}
+
+#[test]
+fn invoice_id_stays_whole_in_a_narrow_terminal() {
+    const ID: &str = "0f8d2c1e-64f2-4c59-9a41-0c6a54b6f3d1";
+    let shop = Shop::open();
+    shop.sale(ID).redemption("pending").made();
+    shop.sql("UPDATE invoices SET buyer_email = 'somebody-with-a-long-name@subdomain.example.com'");
+    let shown = in_a_terminal(shop.reconcile().flag("-n"), &[("NO_COLOR", "1")]);
+    assert!(
+        shown
+            .lines()
+            .any(|line| line.trim() == format!("invoice {ID}")),
+        "{shown}"
+    );
+    let piped = shop.reconcile().flag("-n").exits(0).stdout;
+    assert!(piped.contains(&format!("  {ID}  redeemed")), "{piped}");
 }
 
 const BOLD: &str = "\u{1b}[1m";
@@ -84,7 +101,7 @@ fn color_follows_terminal_and_environment() {
 fn uneventful_run_in_a_terminal_prints_summary() {
     let shop = Shop::open();
     let shown = in_a_terminal(shop.reconcile(), &[]);
-    assert!(shown.contains("0 checked, 0 changed"), "{shown}");
+    assert!(shown.contains("0 checked; "), "{shown}");
 }
 
 /// A shop whose BTCPay Server is slow to return the first invoice.

@@ -1,39 +1,23 @@
-//! Text of others as it is shown: nothing in it moves a terminal, reorders or hides what stands
-//! beside it, starts another line, or goes on for ever.
+//! Foreign text, made safe to print: it cannot move the cursor, reorder or hide what stands beside
+//! it, start a line of its own, or go on without end.
 
 use std::borrow::Cow;
 
-use reqwest::Url;
-
-/// In characters. A line of the program's own is never as long.
+/// In characters; more than any line of the program's own.
 const LONGEST_LINE: usize = 4_000;
-const LONGEST_ID: usize = 80;
 
-/// One line, safe to be shown.
+/// `text` as one safe line.
 pub fn line(text: &str) -> String {
     cut(text, LONGEST_LINE)
         .chars()
         .fold(String::new(), |mut line, c| {
-            if c.is_control() || is_invisible(c) {
+            if must_be_escaped(c) {
                 line.extend(c.escape_default());
             } else {
                 line.push(c);
             }
             line
         })
-}
-
-/// As much of an id as it takes to recognise it.
-pub fn id(text: &str) -> Cow<'_, str> {
-    cut(text, LONGEST_ID)
-}
-
-/// An address without the user and password that it may hold.
-pub fn without_password(mut url: Url) -> Url {
-    // Refused only where there can be none.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url
 }
 
 fn cut(text: &str, longest: usize) -> Cow<'_, str> {
@@ -43,21 +27,22 @@ fn cut(text: &str, longest: usize) -> Cow<'_, str> {
     }
 }
 
-/// Characters that are not seen, but change how others are: marks of direction, separators of lines
-/// and paragraphs, joiners, tags.
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}'
-            | '\u{61c}'
-            | '\u{180e}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}'
-    )
+/// Controls, and what cannot be seen but changes how the rest is: direction marks, line and paragraph
+/// separators, joiners, tags.
+pub fn must_be_escaped(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 #[cfg(test)]
@@ -65,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_drives_a_terminal_or_forges_a_line_is_escaped() {
+    fn terminal_controls_and_forged_lines_are_escaped() {
         for (text, shown) in [
             ("Müller & Söhne 🔑", "Müller & Söhne 🔑"),
             ("\u{1b}[2J", "\\u{1b}[2J"),
@@ -81,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_for_ever_is_cut() {
+    fn endless_text_is_cut() {
         assert_eq!(line(&"ä".repeat(LONGEST_LINE)), "ä".repeat(LONGEST_LINE));
         assert_eq!(
             line(&"ä".repeat(LONGEST_LINE + 1)),

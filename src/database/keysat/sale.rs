@@ -1,15 +1,16 @@
-//! What a settled purchase is owed beside its license and its redemption, and what the service's own
-//! pages and its operator's programs expect to find of it.
+//! What a settled purchase is owed beside its license and redemption: its subscription, the deliveries
+//! through which the operator's programs hear of it, and a note of a tip.
 
 use anyhow::{Context, Result};
 use rusqlite::{Connection, Row, Savepoint};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Beyond;
-use crate::database::new_license::{NewLicense, Terms};
+use super::Keysat;
+use crate::database::audit;
+use crate::database::clock::Clock;
+use crate::database::license::{NewLicense, Terms};
 use crate::database::row::{column_value, one};
-use crate::database::{Clock, audit};
 use crate::invoice::{Invoice, LicenseId, Tip};
 
 /// All of it, read and checked.
@@ -17,7 +18,7 @@ use crate::invoice::{Invoice, LicenseId, Tip};
 pub struct AlsoOwed {
     subscription: Option<Subscription>,
     redeemed: Option<Redeemed>,
-    /// The endpoints that are to hear of the license, and of the redemption.
+    /// The endpoints that hear of the license, and of the redemption.
     told_of_license: Vec<String>,
     told_of_redemption: Vec<String>,
     pub tip: Option<Tip>,
@@ -67,13 +68,13 @@ SELECT id
 const LICENSE_ISSUED: &str = "license.issued";
 const CODE_REDEEMED: &str = "code.redeemed";
 
-impl Beyond {
-    /// Reads what is owed beyond the contract when `invoice` is settled, `license` issued, and the
-    /// redemption of this id redeemed; nothing in a database without anything beyond.
+impl Keysat {
+    /// What is owed when `invoice` is settled, `license` issued, and the redemption of this id
+    /// redeemed.
     ///
     /// # Errors
     ///
-    /// A row that is needed for it cannot be used.
+    /// A row that it needs cannot be used.
     pub fn also_owed(
         &self,
         connection: &Connection,
@@ -83,9 +84,6 @@ impl Beyond {
         clock: Clock,
     ) -> Result<AlsoOwed> {
         let mut owed = AlsoOwed::default();
-        if !self.is_keysats {
-            return Ok(owed);
-        }
         if let Some(license) = license {
             owed.told_of_license = self.endpoints(connection, LICENSE_ISSUED)?;
             if let Some(policy_id) = &license.terms.policy_id {
@@ -162,15 +160,15 @@ impl Beyond {
                 listed_value,
                 next_renewal_at: clock.text_after_days(first_cycle_days).with_context(|| {
                     format!(
-                        "a first cycle of {first_cycle_days} days gives no date; correct \
-                             renewal_period_days or trial_days"
+                        "a first cycle of {first_cycle_days} days gives no date. Correct \
+                         renewal_period_days or trial_days"
                     )
                 })?,
                 merchant_profile_id: column_value(row, "merchant_profile_id")?,
                 payment_provider_id: column_value(row, "payment_provider_id")?,
             })
         })
-        .with_context(|| format!("the subscription of its policy {policy_id} cannot be made"))
+        .with_context(|| format!("the subscription of its policy {policy_id} cannot be created"))
     }
 
     fn tip(
@@ -191,14 +189,14 @@ impl Beyond {
             let sats = i128::from(invoice.amount_sats) * i128::from(basis_points) / 10_000;
             Ok(Tip {
                 recipient: column_value(row, "tip_recipient")?,
-                sats: i64::try_from(sats).context("its tip is beyond all measure")?,
+                sats: i64::try_from(sats).context("its tip is too large")?,
             })
         })
         .with_context(|| format!("the tip of its policy {policy_id} cannot be read"))?;
         Ok(tip.filter(|tip| tip.sats > 0))
     }
 
-    /// Writes it, with the license that the invoice has now, whether that is the new one or not.
+    /// Writes it. `license_id` is the license that the invoice has now, new or not.
     ///
     /// # Errors
     ///
@@ -216,7 +214,7 @@ impl Beyond {
             let data = license_data(invoice, license, license_id);
             self.queue(savepoint, &owed.told_of_license, LICENSE_ISSUED, &data, now)?;
             if let Some(subscription) = &owed.subscription {
-                self.begin_subscription(
+                self.start_subscription(
                     savepoint,
                     subscription,
                     invoice,
@@ -250,7 +248,7 @@ impl Beyond {
         Ok(())
     }
 
-    /// Leaves a delivery to each endpoint for the service to make.
+    /// Queues a delivery to each endpoint, which the service makes.
     fn queue(
         &self,
         savepoint: &Savepoint,
@@ -277,8 +275,8 @@ impl Beyond {
         })
     }
 
-    /// Begins a subscription with its first cycle.
-    fn begin_subscription(
+    /// Starts a subscription with its first cycle.
+    fn start_subscription(
         &self,
         savepoint: &Savepoint,
         subscription: &Subscription,

@@ -1,6 +1,6 @@
-//! The columns that are used of Keysat's tables.
+//! The columns of Keysat's tables that are used.
 
-use super::Beyond;
+use super::Keysat;
 
 const TIER_CHANGES: Table = (
     "tier_changes",
@@ -66,7 +66,7 @@ pub const WEBHOOKS: &[Table] = &[
 /// Its name and columns.
 pub type Table = (&'static str, &'static [&'static str]);
 
-impl Beyond {
+impl Keysat {
     /// Whether each of `tables` has more than half of its columns.
     pub fn has_most_of(&self, tables: &[Table]) -> bool {
         tables.iter().all(|(table, columns)| {
@@ -75,7 +75,7 @@ impl Beyond {
         })
     }
 
-    /// What the recognised tables lack of the columns that are used, in words.
+    /// What the recognized tables lack of them, as phrases.
     pub fn missing(&self) -> Vec<String> {
         let recognised = [
             (self.has_tier_changes(), &[TIER_CHANGES][..]),

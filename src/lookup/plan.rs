@@ -1,23 +1,23 @@
-//! Whether the store's list is worth reading, and how far. Pure: what the pages have shown in, the
-//! next page out.
+//! The plan: whether the store's list is worth reading, and how far. Pure: what the pages have shown
+//! so far in, the next page out.
 
 use crate::btcpay::Page;
 use crate::invoice::Invoice;
 
-/// How many invoices a page of the list holds, as measured by `cargo bench`.
+/// Invoices per page of the list, measured with `cargo bench`.
 const PAGE_SIZE: usize = 500;
 
-/// What a page of the list costs, in requests for one invoice: BTCPay Server loads every invoice on
-/// it with its payments.
+/// The cost of a page, in requests for one invoice: BTCPay Server loads every invoice on it with its
+/// payments.
 const PAGE_COST: usize = 10;
 
-/// How far the two clocks may differ, in seconds. What differs by more is asked for by its id.
+/// How far the two clocks may differ, in seconds. Candidates beyond that are looked up by id.
 const CLOCKS_DIFFER: i64 = 3600;
 
-/// A way through the store's list, newest first, that never costs much more than asking for each
-/// candidate by its id would have.
+/// A walk through the store's list, newest first, that never costs much more than looking up each
+/// candidate by id.
 #[derive(Debug)]
-pub struct Sweep {
+pub struct Plan {
     created_from: i64,
     created_to: i64,
     candidates: usize,
@@ -29,8 +29,8 @@ pub struct Sweep {
     at_the_end: bool,
 }
 
-impl Sweep {
-    /// A sweep for `candidates`, which are oldest first.
+impl Plan {
+    /// A plan for `candidates`, which are oldest first.
     pub fn new(candidates: &[Invoice]) -> Self {
         let created = |invoice: Option<&Invoice>| invoice.map_or(0, |invoice| invoice.created);
         Self {
@@ -44,11 +44,12 @@ impl Sweep {
         }
     }
 
-    /// The page to ask for next; none where it is cheaper to ask by id for what was not shown.
+    /// The next page to read; None once it is cheaper to look up the rest by id.
     pub fn next_page(&self) -> Option<Page> {
         let missing = self.candidates - self.shown;
         let spent = self.pages * PAGE_COST;
-        // A tenth of what asking by id costs is staked on a list that begins with others' invoices.
+        // Up to a tenth of what the lookups by id would cost is risked on a list that begins with
+        // other invoices.
         let worth_it = missing > PAGE_COST && spent <= self.shown + self.candidates / 10;
         (worth_it && !self.at_the_end).then_some(Page {
             created_from: self.created_from,
@@ -58,7 +59,7 @@ impl Sweep {
         })
     }
 
-    /// The page had `invoices` on it, of which `candidates` had not been shown before.
+    /// The page showed `invoices` invoices, of which `candidates` were candidates not shown before.
     pub fn showed(&mut self, invoices: usize, candidates: usize) {
         self.pages += 1;
         self.skip += invoices;
@@ -87,51 +88,51 @@ mod tests {
             .collect()
     }
 
-    /// How many pages a sweep takes, and how many candidates it leaves to be asked for by id, in a
-    /// list that says of each invoice whether it is a candidate.
-    fn swept(list: &[bool]) -> (usize, usize) {
+    /// How many pages are read, and how many candidates are left to look up by id, for a list that
+    /// says of each invoice whether it is a candidate.
+    fn walk(list: &[bool]) -> (usize, usize) {
         let count = list.iter().filter(|candidate| **candidate).count();
-        let mut sweep = Sweep::new(&candidates(count));
+        let mut plan = Plan::new(&candidates(count));
         let mut shown = 0;
-        while let Some(page) = sweep.next_page() {
+        while let Some(page) = plan.next_page() {
             let end = list.len().min(page.skip + page.take);
             let page = &list[page.skip..end];
             let candidates = page.iter().filter(|candidate| **candidate).count();
             shown += candidates;
-            sweep.showed(page.len(), candidates);
+            plan.showed(page.len(), candidates);
         }
-        (sweep.pages, count - shown)
+        (plan.pages, count - shown)
     }
 
     #[test]
-    fn few_candidates_are_asked_for_by_id() {
+    fn few_candidates_are_looked_up_by_id() {
         for few in 0..=PAGE_COST {
-            assert_eq!(swept(&vec![true; few]), (0, few));
+            assert_eq!(walk(&vec![true; few]), (0, few));
         }
-        assert_eq!(swept(&[true; PAGE_COST + 1]), (1, 0));
+        assert_eq!(walk(&[true; PAGE_COST + 1]), (1, 0));
     }
 
     #[test]
-    fn a_list_of_candidates_alone_is_swept_to_its_end() {
-        assert_eq!(swept(&[true; 10 * PAGE_SIZE]), (10, 0));
-        assert_eq!(swept(&[true; 10 * PAGE_SIZE + 20]), (11, 0));
+    fn list_full_of_candidates_is_read_to_its_end() {
+        assert_eq!(walk(&[true; 10 * PAGE_SIZE]), (10, 0));
+        assert_eq!(walk(&[true; 10 * PAGE_SIZE + 20]), (11, 0));
         assert_eq!(
-            swept(&[true; 10 * PAGE_SIZE + 3]),
+            walk(&[true; 10 * PAGE_SIZE + 3]),
             (10, 3),
             "cheaper by id than by one more page"
         );
     }
 
     #[test]
-    fn a_candidate_that_is_not_in_the_list_ends_with_it() {
-        let mut sweep = Sweep::new(&candidates(100));
-        assert!(sweep.next_page().is_some());
-        sweep.showed(80, 80);
-        assert!(sweep.next_page().is_none());
+    fn reading_ends_with_the_list() {
+        let mut plan = Plan::new(&candidates(100));
+        assert!(plan.next_page().is_some());
+        plan.showed(80, 80);
+        assert!(plan.next_page().is_none());
     }
 
     #[test]
-    fn a_sweep_costs_at_most_a_little_more_than_asking_by_id() {
+    fn costs_little_more_than_lookups_by_id() {
         for candidates in [11, 12, 50, 100, 499, 1000, 5000] {
             for others_each in [0, 1, 2, 5, 10, 30, 45, 49, 50, 51, 60, 100, 1000] {
                 let one = [vec![true], vec![false; others_each]].concat();
@@ -139,7 +140,7 @@ mod tests {
                 let mut clustered = mixed.clone();
                 clustered.sort_unstable();
                 for list in [&mixed, &clustered] {
-                    let (pages, by_id) = swept(list);
+                    let (pages, by_id) = walk(list);
                     let cost = pages * PAGE_COST + by_id;
                     assert!(
                         cost <= candidates + candidates / 10 + PAGE_COST,
@@ -151,8 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn both_ends_leave_room_for_clocks_that_differ() {
-        let page = Sweep::new(&candidates(100)).next_page().unwrap();
+    fn window_allows_for_clock_skew() {
+        let page = Plan::new(&candidates(100)).next_page().unwrap();
         assert_eq!(page.created_from, 1_795_000_000 - 3600);
         assert_eq!(page.created_to, 1_795_000_099 + 3600);
         let odd = [
@@ -165,7 +166,7 @@ mod tests {
                 ..candidates(1).remove(0)
             },
         ];
-        let sweep = Sweep::new(&odd);
-        assert_eq!((sweep.created_from, sweep.created_to), (i64::MIN, i64::MAX));
+        let plan = Plan::new(&odd);
+        assert_eq!((plan.created_from, plan.created_to), (i64::MIN, i64::MAX));
     }
 }

@@ -1,4 +1,4 @@
-//! Which hosts are near: so near that nobody on the way can read what is sent to them in clear.
+//! Which hosts are near enough for plain http: no stranger is on the way to them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -45,8 +45,8 @@ enum Host {
     Name(String),
 }
 
-/// As http reads it, which is how it is resolved: `0x7f.1` is an address. The URLs of SOCKS proxies
-/// have it as it was written.
+/// Parsed as in an http URL, which is how it will be resolved: `0x7f.1` is an address. The URLs of
+/// SOCKS proxies keep it as it was written.
 fn host(url: &Url) -> Option<Host> {
     let url = Url::parse(&format!("http://{}/", url.host_str()?)).ok()?;
     let host = url.host_str()?;
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_near_is_so_however_it_is_written() {
+    fn near_hosts_are_recognized_in_every_spelling() {
         for (url, near, this_machine) in [
             ("http://127.0.0.1", true, true),
             ("http://127.1:3000", true, true),

@@ -1,0 +1,82 @@
+//! SQLite's errors, as messages that say what to do.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+use rusqlite::{Error, ErrorCode, ffi};
+
+pub const WRITE_PERMISSION: &str = "Give this user write permission for the file and its folder, \
+                                    where SQLite keeps its journal, or run reconcile as the \
+                                    service's user";
+
+/// What could not be done (`doing`) to the database at `path`, why, and what to do next.
+pub fn explain(error: &Error, doing: &str, path: &Path) -> anyhow::Error {
+    let shown = path.display();
+    let busy;
+    let advice = match error.sqlite_error_code() {
+        Some(ErrorCode::ReadOnly) if needs_recovery(error) => {
+            "A program died while writing; the service or a real run repairs that when it next opens \
+             the database for writing. Then a dry run can read it again"
+        }
+        Some(ErrorCode::NotADatabase) => {
+            "Is it the licensing service's database, and is it unencrypted?"
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            busy = format!(
+                "Another program held the lock for longer than reconcile waits (10 s at most). The \
+                 next run tries again; if this repeats, fuser -v '{shown}' shows who holds it"
+            );
+            &busy
+        }
+        Some(ErrorCode::DatabaseCorrupt) => {
+            "The file is damaged. Stop the service and restore a backup, or save what is readable \
+             with: sqlite3 FILE .recover"
+        }
+        Some(ErrorCode::DiskFull) => "Free some disk space; the next run continues",
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => WRITE_PERMISSION,
+        Some(ErrorCode::CannotOpen) => {
+            "This user may not open it, or may not write to its folder, where SQLite keeps the \
+             journal. Correct the permissions, or run reconcile as the service's user"
+        }
+        Some(ErrorCode::SystemIoFailure) => "The disk failed; look at the system's log",
+        _ => "This should not happen. Keep this message and a copy of the database",
+    };
+    anyhow!("cannot {doing} the database {shown}: {error}. {advice}")
+}
+
+/// What the database refused to write of one invoice.
+pub fn refused(error: &Error) -> anyhow::Error {
+    anyhow!("the database refused the change: {error}. Check its triggers and constraints")
+}
+
+/// Whether every other invoice would meet this error too. Constraints, triggers and odd values
+/// concern one row.
+pub fn concerns_the_file(error: &Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::NotADatabase
+                | ErrorCode::DiskFull
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::CannotOpen
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::NoLargeFileSupport
+                | ErrorCode::OutOfMemory
+        )
+    )
+}
+
+/// Whether an unfinished write's journal is there.
+fn needs_recovery(error: &Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        matches!(
+            error.extended_code,
+            ffi::SQLITE_READONLY_ROLLBACK | ffi::SQLITE_READONLY_RECOVERY
+        )
+    })
+}

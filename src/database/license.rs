@@ -1,0 +1,249 @@
+//! The license that an invoice's buyer is owed, and its terms.
+
+use anyhow::{Context, Result, ensure};
+use rusqlite::{Connection, Row, Savepoint, named_params};
+use serde_json::Value;
+
+use super::clock::Clock;
+use super::row::{column_value, execute_one, one};
+use super::views::Views;
+use crate::invoice::{InvoiceId, LicenseId};
+
+/// A license to be issued, read and checked.
+pub struct NewLicense {
+    pub product_id: String,
+    pub buyer_email: Option<String>,
+    pub terms: Terms,
+}
+
+/// What a license grants, and until when.
+pub struct Terms {
+    pub policy_id: Option<String>,
+    pub expires_at: Option<String>,
+    pub grace_seconds: i64,
+    pub max_machines: i64,
+    pub entitlements_json: String,
+    pub entitlements: Vec<String>,
+    pub is_trial: i64,
+    /// How many days of trial the license begins with.
+    pub trial_days: Option<i64>,
+}
+
+/// The WHERE after the conflict target admits a partial unique index too. Plain VALUES: for a SELECT,
+/// SQLite would search all redemptions for ones that wait for this license's id.
+pub const ISSUE_LICENSE: &str = "
+INSERT INTO licenses (
+          id,  product_id,  invoice_id,  policy_id,  status,   issued_at,  expires_at,
+          grace_seconds,  max_machines,  entitlements_json,  is_trial,  buyer_email,  metadata_json)
+VALUES (:id, :product_id, :invoice_id, :policy_id,  'active', :now,       :expires_at,
+         :grace_seconds, :max_machines, :entitlements_json, :is_trial, :buyer_email, :metadata_json)
+    ON CONFLICT (invoice_id) WHERE invoice_id IS NOT NULL DO NOTHING";
+
+const PURCHASE: &str = "
+SELECT product_id, policy_id, buyer_email
+  FROM invoices
+ WHERE id = ?1";
+
+struct Purchase {
+    product_id: String,
+    policy_id: Option<String>,
+    buyer_email: Option<String>,
+}
+
+fn read_purchase(row: &Row) -> Result<Purchase> {
+    Ok(Purchase {
+        product_id: column_value(row, "product_id")?,
+        policy_id: column_value(row, "policy_id")?,
+        buyer_email: column_value(row, "buyer_email")?,
+    })
+}
+
+/// Creates the view of policies. Its columns are what [`read_policy`] reads.
+pub fn policy_view(views: &Views) -> String {
+    let Views {
+        is_archived,
+        trial_days,
+        ..
+    } = views;
+    format!(
+        "CREATE TEMP VIEW policy_rows AS
+         SELECT id,
+                product_id,
+                name,
+                slug,
+                duration_seconds,
+                grace_seconds,
+                max_machines,
+                is_trial,
+                entitlements_json,
+                active,
+                {is_archived} AS is_archived,
+                {trial_days} AS trial_days
+           FROM main.policies"
+    )
+}
+
+const POLICY: &str = "SELECT * FROM policy_rows WHERE id = ?1";
+
+const DEFAULT_POLICY: &str = "
+SELECT *
+  FROM policy_rows
+ WHERE product_id = ?1
+   AND active
+   AND NOT is_archived
+ ORDER BY slug = 'default' DESC, name, id
+ LIMIT 1";
+
+#[cfg(test)]
+pub const QUERIES: [&str; 4] = [ISSUE_LICENSE, PURCHASE, POLICY, DEFAULT_POLICY];
+
+struct Policy {
+    id: String,
+    product_id: String,
+    duration_seconds: i64,
+    grace_seconds: i64,
+    max_machines: i64,
+    entitlements_json: String,
+    is_trial: i64,
+    trial_days: Option<i64>,
+}
+
+fn read_policy(row: &Row) -> Result<Policy> {
+    Ok(Policy {
+        id: column_value(row, "id")?,
+        product_id: column_value(row, "product_id")?,
+        duration_seconds: column_value(row, "duration_seconds")?,
+        grace_seconds: column_value(row, "grace_seconds")?,
+        max_machines: column_value(row, "max_machines")?,
+        entitlements_json: column_value(row, "entitlements_json")?,
+        is_trial: column_value(row, "is_trial")?,
+        trial_days: column_value(row, "trial_days")?,
+    })
+}
+
+impl NewLicense {
+    /// A license issued now, on the terms of the invoice's own policy, else of its product's default.
+    ///
+    /// # Errors
+    ///
+    /// The policy is missing, is another product's, or does not fit the contract.
+    pub fn read(connection: &Connection, invoice_id: &InvoiceId, clock: Clock) -> Result<Self> {
+        let purchase = one(connection, PURCHASE, &[&invoice_id.0], read_purchase)?
+            .context("its row is gone")?;
+        let policy = match &purchase.policy_id {
+            Some(id) => {
+                let policy = one(connection, POLICY, &[id], read_policy)
+                    .with_context(|| format!("its policy {id} cannot be used"))?
+                    .with_context(|| {
+                        format!("its policy {id} does not exist. Restore it or set another one")
+                    })?;
+                ensure!(
+                    policy.product_id == purchase.product_id,
+                    "its policy {id} belongs to another product. Correct policy_id"
+                );
+                Some(policy)
+            }
+            None => one(
+                connection,
+                DEFAULT_POLICY,
+                &[&purchase.product_id],
+                read_policy,
+            )
+            .context("its product's policy cannot be used")?,
+        };
+        Ok(Self {
+            product_id: purchase.product_id,
+            buyer_email: purchase.buyer_email,
+            terms: policy
+                .map_or_else(|| Ok(Terms::without_policy()), |policy| policy.terms(clock))?,
+        })
+    }
+
+    /// # Errors
+    ///
+    /// The database refuses it, or the invoice has a license by now.
+    pub fn write(
+        &self,
+        savepoint: &Savepoint,
+        id: &LicenseId,
+        invoice_id: &InvoiceId,
+        metadata: &Value,
+        now: &str,
+    ) -> Result<()> {
+        execute_one(
+            savepoint,
+            "the license",
+            ISSUE_LICENSE,
+            named_params! {
+                ":id": id.0,
+                ":product_id": self.product_id,
+                ":invoice_id": invoice_id.0,
+                ":policy_id": self.terms.policy_id,
+                ":now": now,
+                ":expires_at": self.terms.expires_at,
+                ":grace_seconds": self.terms.grace_seconds,
+                ":max_machines": self.terms.max_machines,
+                ":entitlements_json": self.terms.entitlements_json,
+                ":is_trial": self.terms.is_trial,
+                ":buyer_email": self.buyer_email,
+                ":metadata_json": metadata.to_string(),
+            },
+        )
+    }
+}
+
+impl Terms {
+    fn without_policy() -> Self {
+        Self {
+            policy_id: None,
+            expires_at: None,
+            grace_seconds: 0,
+            max_machines: 1,
+            entitlements_json: "[]".into(),
+            entitlements: Vec::new(),
+            is_trial: 0,
+            trial_days: None,
+        }
+    }
+}
+
+impl Policy {
+    fn terms(self, clock: Clock) -> Result<Terms> {
+        let id = &self.id;
+        let entitlements = serde_json::from_str(&self.entitlements_json)
+            .ok()
+            .with_context(|| {
+                format!(
+                    "the entitlements of its policy {id} are not a JSON array of strings. Correct \
+                     entitlements_json"
+                )
+            })?;
+        let expires_at = match (self.trial_days, self.duration_seconds) {
+            (Some(days), _) => Some(clock.text_after_days(days).with_context(|| {
+                format!("its policy {id} has a trial of {days} days, which gives no date. Correct trial_days")
+            })?),
+            (None, 0) => None,
+            (None, seconds) => Some(
+                clock
+                    .text_after(seconds)
+                    .filter(|_| seconds > 0)
+                    .with_context(|| {
+                        format!(
+                            "its policy {id} has a duration of {seconds} seconds, which gives no date. Correct \
+                             duration_seconds (0 means forever)"
+                        )
+                    })?,
+            ),
+        };
+        Ok(Terms {
+            policy_id: Some(self.id),
+            expires_at,
+            grace_seconds: self.grace_seconds,
+            max_machines: self.max_machines,
+            entitlements_json: self.entitlements_json,
+            entitlements,
+            is_trial: self.trial_days.map_or(self.is_trial, |_| 1),
+            trial_days: self.trial_days,
+        })
+    }
+}

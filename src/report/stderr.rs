@@ -1,0 +1,87 @@
+//! stderr: the log's lines and, in a terminal, how far a longer run is. The two share the screen.
+
+use std::io::{self, Write};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use env_logger::{Target, WriteStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use log::Level;
+
+use super::escape;
+
+/// Shorter runs are over before a bar can be read.
+const SHOW_AFTER: Duration = Duration::from_millis(500);
+
+static BAR: LazyLock<ProgressBar> =
+    LazyLock::new(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()));
+
+/// Logs to stderr what passes `filter`, in `env_logger`'s syntax.
+pub fn start_log(filter: &str) {
+    let style = match anstream::AutoStream::choice(&io::stderr()) {
+        anstream::ColorChoice::Never => WriteStyle::Never,
+        anstream::ColorChoice::Auto
+        | anstream::ColorChoice::Always
+        | anstream::ColorChoice::AlwaysAnsi => WriteStyle::Always,
+    };
+    env_logger::Builder::new()
+        .parse_filters(filter)
+        .write_style(style)
+        .target(Target::Pipe(Box::new(AboveTheBar)))
+        .format(|out, record| {
+            let level = match record.level() {
+                Level::Error => "error",
+                Level::Warn => "warning",
+                Level::Info => "info",
+                Level::Debug => "debug",
+                Level::Trace => "trace",
+            };
+            let style = out.default_level_style(record.level());
+            let line = escape::line(&record.args().to_string());
+            writeln!(out, "{style}{level}:{style:#} {line}")
+        })
+        .init();
+}
+
+struct AboveTheBar;
+
+impl Write for AboveTheBar {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        BAR.suspend(|| io::stderr().write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// How many of the run's invoices are done, while it lives.
+pub struct Progress {
+    started: Instant,
+}
+
+impl Progress {
+    pub fn of(invoices: usize) -> Self {
+        BAR.set_length(invoices as u64);
+        let style = ProgressStyle::with_template("{pos} of {len} invoices, {per_sec}, {eta} left");
+        if let Ok(style) = style {
+            BAR.set_style(style);
+        }
+        Self {
+            started: Instant::now(),
+        }
+    }
+
+    pub fn advance(&self, invoices: usize) {
+        if BAR.is_hidden() && self.started.elapsed() > SHOW_AFTER {
+            BAR.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        BAR.inc(invoices as u64);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        BAR.finish_and_clear();
+    }
+}

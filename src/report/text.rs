@@ -1,0 +1,84 @@
+//! The report as text: a line per change, or a dry run's tables, and a summary.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+
+use super::escape;
+use super::{Changed, Reader, Report, table};
+
+/// Writes the report, or nothing if nothing happened and `reader` wants no summary of that.
+pub fn write(
+    out: &mut impl Write,
+    report: &Report,
+    now: Timestamp,
+    reader: Reader,
+) -> io::Result<()> {
+    let is_news = !report.changes.is_empty()
+        || !report.attention.is_empty()
+        || !report.failures.is_empty()
+        || report.error.is_some();
+    if !is_news && !reader.wants_summary {
+        return Ok(());
+    }
+    if report.dry_run {
+        table::write(out, report, now, reader.columns)?;
+    } else {
+        for change in &report.changes {
+            writeln!(out, "{}", escape::line(&line(change)))?;
+        }
+    }
+    writeln!(out, "{now} {}", summary(report))
+}
+
+fn line(change: &Changed) -> String {
+    let mut parts = Vec::new();
+    if change.from != change.to {
+        parts.push(format!("{} -> {}", change.from.word(), change.to.word()));
+    }
+    match (change.license_issued, &change.license_id) {
+        (true, Some(id)) => parts.push(format!("license {id} issued")),
+        (true, None) => parts.push("license issued".into()),
+        (false, _) => {}
+    }
+    if let Some(redemption) = change.redemption {
+        parts.push(format!("redemption {}", redemption.word()));
+    }
+    format!(
+        "invoice {} (BTCPay invoice {}): {}",
+        change.invoice_id,
+        change.btcpay_invoice_id,
+        parts.join(", ")
+    )
+}
+
+/// Counts that are 0 are left out, but for `checked`.
+fn summary(report: &Report) -> String {
+    let mut counts = vec![format!("{} checked", report.checked)];
+    let mut count = |number: usize, one: &str, many: &str| match number {
+        0 => {}
+        1 => counts.push(format!("1 {one}")),
+        number => counts.push(format!("{number} {many}")),
+    };
+    count(report.changes.len(), "changed", "changed");
+    count(report.attention.len(), "needs attention", "need attention");
+    count(report.failures.len(), "failed", "failed");
+    let too_old = "pending older than --max-age-hours";
+    count(report.out_of_window as usize, too_old, too_old);
+    let requests = match report.requests {
+        0 => String::new(),
+        1 => "1 request, ".into(),
+        requests => format!("{requests} requests, "),
+    };
+    format!(
+        "{}{}; {requests}{} ms{}",
+        if report.dry_run { "dry run: " } else { "" },
+        counts.join(", "),
+        report.elapsed_ms,
+        match (&report.error, report.not_asked) {
+            (None, _) => String::new(),
+            (Some(_), 0) => "; stopped early".into(),
+            (Some(_), left) => format!("; stopped early, {left} not checked"),
+        },
+    )
+}
