@@ -55,12 +55,12 @@ impl Btcpay {
 
     /// How many requests were made.
     pub fn requests(&self) -> u64 {
-        self.transport.requests()
+        self.transport.requests
     }
 
     /// Whether any connection succeeded.
     pub fn connected(&self) -> bool {
-        self.transport.connected()
+        self.transport.connected
     }
 
     /// Looks up one invoice.

@@ -135,8 +135,9 @@ pub struct Transport {
     proxy: Option<Url>,
     key: ApiKey,
     deadline: Deadline,
-    requests: u64,
-    connected: bool,
+    pub requests: u64,
+    /// Whether any connection succeeded.
+    pub connected: bool,
     clocks_compared: bool,
 }
 
@@ -171,15 +172,6 @@ impl Transport {
             connected: false,
             clocks_compared: false,
         })
-    }
-
-    pub fn requests(&self) -> u64 {
-        self.requests
-    }
-
-    /// Whether any connection succeeded.
-    pub fn connected(&self) -> bool {
-        self.connected
     }
 
     /// Requests `url`, up to [`TRIES`] times while the error may pass. Takes at most that `share` of

@@ -8,7 +8,7 @@ mod plan;
 
 use std::collections::HashMap;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, anyhow};
 use log::info;
 
 use crate::btcpay::{AskError, Btcpay};
@@ -52,9 +52,20 @@ pub fn look_up(
         .and_then(|not_shown| lookup.by_id(not_shown));
     let not_checked = lookup.not_checked;
     result.map_err(|error| Stopped {
-        error: error.into_error(not_checked),
+        error: match error {
+            AskError::Deadline(last) => deadline_reached(not_checked, last),
+            other => other.into(),
+        },
         not_checked,
     })
+}
+
+fn deadline_reached(not_checked: usize, last: Option<Error>) -> Error {
+    let last = last.map_or_else(String::new, |last| format!(". Last error: {last:#}"));
+    anyhow!(
+        "deadline reached: {not_checked} invoices were not checked. The next run continues; raise \
+         --deadline if this repeats{last}"
+    )
 }
 
 struct Lookup<'run, Found> {
@@ -63,39 +74,10 @@ struct Lookup<'run, Found> {
     not_checked: usize,
 }
 
-enum Stop {
-    Error(Error),
-    Deadline(Option<Error>),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl Stop {
-    fn into_error(self, not_checked: usize) -> Error {
-        match self {
-            Self::Error(error) => error,
-            Self::Deadline(last) => {
-                let reached = format!(
-                    "deadline reached: {not_checked} invoices were not checked. The next run \
-                     continues; raise --deadline if this repeats"
-                );
-                match last {
-                    None => Error::msg(reached),
-                    Some(last) => Error::msg(format!("{reached}. Last error: {last:#}")),
-                }
-            }
-        }
-    }
-}
-
 impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
     /// Reads the store's list for as long as the plan finds it worth it; gives back the candidates
     /// that it did not show.
-    fn through_the_list(&mut self, candidates: Vec<Invoice>) -> Result<Vec<Invoice>, Stop> {
+    fn through_the_list(&mut self, candidates: Vec<Invoice>) -> Result<Vec<Invoice>, AskError> {
         let mut plan = Plan::new(&candidates);
         let mut places = HashMap::new();
         if plan.next_page().is_some() {
@@ -107,8 +89,8 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
         while let Some(page) = plan.next_page() {
             let shown = match self.btcpay.page(page) {
                 Ok(shown) => shown,
-                Err(AskError::Unanswered(error)) if !self.btcpay.connected() => {
-                    return Err(error.into());
+                Err(gone @ AskError::Unanswered(_)) if !self.btcpay.connected() => {
+                    return Err(gone);
                 }
                 Err(AskError::Refused(error) | AskError::Unanswered(error)) => {
                     info!(
@@ -117,8 +99,7 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
                     );
                     break;
                 }
-                Err(AskError::Fatal(error)) => return Err(error.into()),
-                Err(AskError::Deadline(last)) => return Err(Stop::Deadline(last)),
+                Err(stop @ (AskError::Fatal(_) | AskError::Deadline(_))) => return Err(stop),
             };
             let mut answered = Vec::new();
             for (id, answer) in shown.answers {
@@ -134,43 +115,49 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
         Ok(not_shown.into_iter().flatten().collect())
     }
 
-    fn by_id(&mut self, candidates: Vec<Invoice>) -> Result<(), Stop> {
+    fn by_id(&mut self, candidates: Vec<Invoice>) -> Result<(), AskError> {
         // In a row, and not handed on until it is certain that others are answered.
         let mut unanswered = Vec::new();
         for invoice in candidates {
             let answer = self.btcpay.invoice(&invoice.btcpay_id);
-            if let Err(AskError::Unanswered(error)) = answer {
-                self.not_checked -= 1;
-                let is_last = self.not_checked == 0;
-                if unanswered.len() + 1 == GONE_AFTER || is_last && !self.btcpay.connected() {
-                    return Err(error.into());
-                }
-                unanswered.push((invoice, error));
-                continue;
-            }
-            for (invoice, error) in unanswered.drain(..) {
-                (self.found)(LookedUp::Failed(invoice, error))?;
+            if !matches!(answer, Err(AskError::Unanswered(_))) {
+                self.failed(unanswered.drain(..))?;
             }
             match answer {
                 Ok(answer) => self.answered(vec![(invoice, answer)])?,
-                Err(AskError::Refused(error) | AskError::Unanswered(error)) => {
+                Err(AskError::Refused(error)) => {
                     self.not_checked -= 1;
-                    (self.found)(LookedUp::Failed(invoice, error))?;
+                    self.failed([(invoice, error)])?;
+                }
+                Err(AskError::Unanswered(error)) => {
+                    self.not_checked -= 1;
+                    let is_last = self.not_checked == 0;
+                    if unanswered.len() + 1 == GONE_AFTER || is_last && !self.btcpay.connected() {
+                        return Err(AskError::Unanswered(error));
+                    }
+                    unanswered.push((invoice, error));
                 }
                 Err(AskError::Fatal(error)) => {
                     self.not_checked -= 1;
-                    return Err(error.into());
+                    return Err(AskError::Fatal(error));
                 }
-                Err(AskError::Deadline(last)) => return Err(Stop::Deadline(last)),
+                Err(deadline @ AskError::Deadline(_)) => return Err(deadline),
             }
         }
-        for (invoice, error) in unanswered {
-            (self.found)(LookedUp::Failed(invoice, error))?;
-        }
-        Ok(())
+        self.failed(unanswered)
     }
 
-    fn answered(&mut self, answered: Vec<(Invoice, Answer)>) -> Result<()> {
+    fn failed(
+        &mut self,
+        failed: impl IntoIterator<Item = (Invoice, Error)>,
+    ) -> Result<(), AskError> {
+        let mut failed = failed.into_iter();
+        failed
+            .try_for_each(|(invoice, error)| (self.found)(LookedUp::Failed(invoice, error)))
+            .map_err(AskError::Fatal)
+    }
+
+    fn answered(&mut self, answered: Vec<(Invoice, Answer)>) -> Result<(), AskError> {
         for (invoice, answer) in &answered {
             info!(
                 "invoice {}: {} in the database, {} in BTCPay",
@@ -180,6 +167,6 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
             );
         }
         self.not_checked -= answered.len();
-        (self.found)(LookedUp::Answered(answered))
+        (self.found)(LookedUp::Answered(answered)).map_err(AskError::Fatal)
     }
 }
