@@ -60,6 +60,10 @@ pub struct Cli {
     #[arg(long, help_heading = WHAT)]
     pub recheck: bool,
 
+    /// Issue this invoice's license despite a doubt
+    #[arg(long, value_name = "INVOICE", conflicts_with = "recheck", help_heading = WHAT)]
+    pub issue: Vec<String>,
+
     /// Check invoices of the last N hours
     #[arg(long, value_name = "N", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..), help_heading = WHAT)]
     pub max_age_hours: u32,

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use log::{LevelFilter, warn};
 use reqwest::Url;
 
@@ -21,6 +21,8 @@ pub struct Config {
     pub access: Access,
     pub store: Store,
     pub api_key: ApiKey,
+    /// The only invoice of the run, by either id: a person decides that its license is issued.
+    pub issue: Option<String>,
     pub recheck: bool,
     pub max_age_seconds: i64,
     /// How long the run may take; 0 means any time.
@@ -30,15 +32,19 @@ pub struct Config {
 
 /// For someone who has set up nothing yet.
 const FIRST_CONTACT: &str = "\
-nothing is configured. Set --database or RECONCILE_DATABASE, --btcpay-url or
-BTCPAY_URL, --store-id or BTCPAY_STORE_ID, and --api-key-file or
-BTCPAY_API_KEY_FILE. README.md explains each under 'Set it up'";
+no database and no server given. Set --database (RECONCILE_DATABASE),
+--btcpay-url (BTCPAY_URL), --store-id (BTCPAY_STORE_ID) and --api-key-file
+(BTCPAY_API_KEY_FILE). README.md explains them under 'Set it up'";
 
 impl Config {
     /// # Errors
     ///
     /// A setting is missing or cannot be used; the message names the option and its variable.
     pub fn new(cli: Cli) -> Result<Self> {
+        ensure!(
+            cli.issue.len() <= 1,
+            "--issue takes one invoice. Run it once for each"
+        );
         let database = setting(cli.database, "RECONCILE_DATABASE");
         let url = setting(cli.btcpay_url, "BTCPAY_URL");
         let store_id = setting(cli.store_id, "BTCPAY_STORE_ID");
@@ -65,6 +71,7 @@ impl Config {
                 id: checked_store_id(text(store_id, "the store id")?)?,
             },
             api_key: api_key(cli.api_key_file)?,
+            issue: cli.issue.into_iter().next(),
             recheck: cli.recheck,
             max_age_seconds: i64::from(cli.max_age_hours) * 3600,
             deadline_seconds: cli.deadline,
@@ -76,8 +83,8 @@ impl Config {
 /// What this library logs about certificates is in our error message.
 const LOGGED_BY_US: &str = "rustls_platform_verifier=off";
 
-/// The log's filter: the options if there are any, else warnings and errors, as `RUST_LOG` changes
-/// them. One that names only another program changes nothing.
+/// The log's filter, from -v and -q; without them, warnings and errors as modified by `RUST_LOG`. One
+/// that is meant for another program has no effect.
 pub fn log_filter(verbose: u8, quiet: bool) -> String {
     let level = match (quiet, verbose) {
         (true, _) => LevelFilter::Error,
@@ -117,10 +124,11 @@ fn text(value: OsString, what: &str) -> Result<String> {
 }
 
 fn checked_url(text: &str) -> Result<Url> {
-    const EXAMPLE: &str = "Set --btcpay-url (BTCPAY_URL) like https://btcpay.example.com";
+    const EXAMPLE: &str =
+        "Set --btcpay-url (BTCPAY_URL) to an address like https://btcpay.example.com";
     // No message repeats the text: it may hold a password.
     let url = Url::parse(text)
-        .with_context(|| format!("the URL of BTCPay Server cannot be parsed. {EXAMPLE}"))?;
+        .map_err(|why| anyhow!("the URL of BTCPay Server cannot be parsed: {why}. {EXAMPLE}"))?;
     ensure!(
         matches!(url.scheme(), "http" | "https") && url.has_host(),
         "the URL of BTCPay Server is neither http nor https. {EXAMPLE}"
@@ -142,8 +150,8 @@ fn checked_url(text: &str) -> Result<Url> {
         ),
         Some(Cleartext::ToProxy(proxy)) => bail!(
             "plain http would send the API key unencrypted to {proxy}, the environment's proxy. Set \
-             --btcpay-url (BTCPAY_URL) to an https:// address, or use no proxy or a near one \
-             (NO_PROXY, ALL_PROXY)"
+             --btcpay-url (BTCPAY_URL) to an https:// address, or bypass the proxy \
+             (NO_PROXY), or use one on this machine or a private network (ALL_PROXY)"
         ),
     }
 }
@@ -151,7 +159,7 @@ fn checked_url(text: &str) -> Result<Url> {
 fn checked_store_id(id: String) -> Result<String> {
     ensure!(
         !matches!(id.as_str(), "." | "..") && !id.contains(|c: char| c.is_control() || c == '/'),
-        "the store id is not one of BTCPay Server's. Copy it from Settings, General"
+        "the store id is not a BTCPay Server store id. Copy it from the store's Settings, General"
     );
     Ok(id)
 }
@@ -161,10 +169,12 @@ fn api_key(option: Option<OsString>) -> Result<ApiKey> {
     let (key, source) = match setting(option, "BTCPAY_API_KEY_FILE") {
         Some(path) => {
             let path = Path::new(&path);
-            let key = fs::read_to_string(path).with_context(|| {
-                format!(
-                    "cannot read the API key file {}. Correct --api-key-file or the file's permissions",
-                    path.display()
+            let key = fs::read_to_string(path).map_err(|why| {
+                anyhow!(
+                    "cannot read the API key file {}: {}. Correct --api-key-file \
+                     (BTCPAY_API_KEY_FILE) or the file's permissions",
+                    path.display(),
+                    why.kind()
                 )
             })?;
             warn_if_others_read(path)?;

@@ -4,8 +4,8 @@
 use rust_decimal::Decimal;
 
 use crate::invoice::{
-    AdditionalStatus, Answer, BtcpayStatus, Invoice, License, LicenseId, LocalStatus, Money,
-    Purpose, Redemption, RedemptionStatus, Tip,
+    AdditionalStatus, Answer, BtcpayStatus, CodeUses, Deletion, Invoice, License, LicenseId,
+    LocalStatus, Missing, Money, Purpose, Redemption, RedemptionStatus, Tip,
 };
 
 /// What to write and what to report. Both may be nothing.
@@ -20,7 +20,8 @@ pub struct Decision {
 pub enum Change {
     /// The invoice becomes, or stays, settled.
     Settle {
-        issue_license: bool,
+        issue: Option<Issue>,
+        complete: Missing,
         redeem: Option<Redeem>,
     },
     /// The invoice becomes, or stays, closed without a sale.
@@ -28,6 +29,14 @@ pub enum Change {
         to: LocalStatus,
         cancel_redemption: bool,
     },
+}
+
+/// Who decided that a license is issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Issue {
+    ByRule,
+    /// Whatever there is to doubt about it.
+    ByPerson,
 }
 
 /// Where the slot of a redeemed code comes from.
@@ -47,10 +56,38 @@ pub struct Written {
     pub license_issued: bool,
     /// None for a closed invoice, and for a license that a dry run did not issue.
     pub license_id: Option<LicenseId>,
+    pub completed: Missing,
     /// [`RedemptionStatus::Redeemed`] or [`RedemptionStatus::Cancelled`].
     pub redemption: Option<RedemptionStatus>,
+    /// The code that took a slot beyond its limit.
+    pub over_max_uses: Option<CodeUses>,
     /// What the license's policy promises a third party. Nobody has sent it.
     pub tip: Option<Tip>,
+}
+
+impl Written {
+    /// What a person should know of it.
+    pub fn attention(&self) -> impl Iterator<Item = Attention> {
+        let over_max_uses = self.over_max_uses.clone().map(Attention::CodeOverMaxUses);
+        let tip = self.tip.clone().map(Attention::TipNotSent);
+        over_max_uses.into_iter().chain(tip)
+    }
+}
+
+/// Why a license that the rules would issue may not be owed. Found under the write lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// What is left of the invoice's history shows that it paid for something else.
+    NoPurchase(Purpose),
+    /// Only the invoice's note says so.
+    NotedAs(Purpose),
+    ProductMissing(String),
+    /// A license without an invoice was issued for the same product and buyer after the invoice was
+    /// created: someone has probably replaced the lost one.
+    LicenseByHand(LicenseId),
+    /// The invoice was settled before, and licenses were deleted since.
+    LicenseDeleted(Deletion),
+    PolicyMissing(String),
 }
 
 /// What only a person can resolve.
@@ -59,15 +96,28 @@ pub enum Attention {
     PaidLate(Money),
     PaidPartial(Money),
     InvalidButPaid(Money),
-    /// BTCPay's invoice is over this money, the database's over another amount.
+    /// BTCPay settled it over another amount than the database's, or for less than its amount.
     AmountMismatch(Money),
     SettledHereNotThere(BtcpayStatus),
     LicenseByHand(LicenseId),
-    LicenseDeleted,
-    TierChangePaid,
-    RenewalPaid,
-    /// Follows from [`Written`], never from [`decide`].
+    LicenseDeleted(Deletion),
+    PolicyMissing(String),
+    ProductMissing(String),
+    TierChangePaid(Missed),
+    RenewalPaid(Missed),
+    /// These follow from [`Written`], never from [`decide`].
+    CodeOverMaxUses(CodeUses),
     TipNotSent(Tip),
+}
+
+/// What the service did instead of what only it can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    pub applied: bool,
+    /// A license that nobody is owed.
+    pub surplus_license: Option<LicenseId>,
+    /// Only the invoice's note says that it was none.
+    pub may_be_purchase: bool,
 }
 
 impl Attention {
@@ -80,9 +130,12 @@ impl Attention {
             Self::AmountMismatch(_) => "amount_mismatch",
             Self::SettledHereNotThere(_) => "settled_here_not_there",
             Self::LicenseByHand(_) => "license_by_hand",
-            Self::LicenseDeleted => "license_deleted",
-            Self::TierChangePaid => "tier_change_paid",
-            Self::RenewalPaid => "renewal_paid",
+            Self::LicenseDeleted(_) => "license_deleted",
+            Self::PolicyMissing(_) => "policy_missing",
+            Self::ProductMissing(_) => "product_missing",
+            Self::TierChangePaid(_) => "tier_change_paid",
+            Self::RenewalPaid(_) => "renewal_paid",
+            Self::CodeOverMaxUses(_) => "code_over_max_uses",
             Self::TipNotSent(_) => "tip_not_sent",
         }
     }
@@ -100,6 +153,16 @@ impl Decision {
             attention: Some(attention),
         }
     }
+
+    /// Whether it gives the buyer something, which a [`Doubt`] may hold back.
+    pub fn gives(&self) -> bool {
+        match &self.change {
+            Some(Change::Settle {
+                issue, complete, ..
+            }) => issue.is_some() || *complete != Missing::NOTHING,
+            Some(Change::Close { .. }) | None => false,
+        }
+    }
 }
 
 /// The decision on `invoice`, of which BTCPay Server says `answer`.
@@ -108,7 +171,7 @@ pub fn decide(invoice: &Invoice, answer: &Answer) -> Decision {
     use BtcpayStatus::{Expired, Invalid, New, Processing, Settled};
     match (answer.status, invoice.status) {
         // BTCPay says          the database says
-        (Settled,               _) => settle(invoice, &answer.money),
+        (Settled,               _) => settle(invoice, answer),
         (Expired,               LocalStatus::Pending) => close(invoice, answer, LocalStatus::Expired),
         (Invalid,               LocalStatus::Pending) => close(invoice, answer, LocalStatus::Invalid),
         (Expired | Invalid,     LocalStatus::Expired | LocalStatus::Invalid) =>
@@ -120,44 +183,157 @@ pub fn decide(invoice: &Invoice, answer: &Answer) -> Decision {
     }
 }
 
-/// The buyer has paid.
-#[rustfmt::skip]
-fn settle(invoice: &Invoice, paid: &Money) -> Decision {
-    match (invoice.purpose, &invoice.license) {
-        (Purpose::Purchase, License::None)            => complete(invoice, true, paid),
-        (Purpose::Purchase, License::Issued(_))       => complete(invoice, false, paid),
-        (Purpose::Purchase, License::MaybeByHand(id)) => Decision::only(Attention::LicenseByHand(id.clone())),
-        (Purpose::Purchase, License::MaybeDeleted)    => Decision::only(Attention::LicenseDeleted),
-        (Purpose::TierChange { applied: true } | Purpose::Renewal { applied: true }, _) => Decision::NOTHING,
-        (Purpose::TierChange { applied: false }, _)   => Decision::only(Attention::TierChangePaid),
-        (Purpose::Renewal { applied: false }, _)      => Decision::only(Attention::RenewalPaid),
+/// The decision on a paid invoice whose decision [gives](Decision::gives), in doubt.
+pub fn decide_in_doubt(invoice: &Invoice, answer: &Answer, doubt: Doubt) -> Decision {
+    match doubt {
+        Doubt::NoPurchase(purpose) => settle(&invoice.with(purpose), answer),
+        Doubt::NotedAs(purpose) => {
+            let mut decision = settle(&invoice.with(purpose), answer);
+            if let Some(Attention::TierChangePaid(missed) | Attention::RenewalPaid(missed)) =
+                &mut decision.attention
+            {
+                missed.may_be_purchase = true;
+            }
+            decision
+        }
+        Doubt::ProductMissing(id) => Decision::only(Attention::ProductMissing(id)),
+        Doubt::LicenseByHand(id) => Decision::only(Attention::LicenseByHand(id)),
+        Doubt::LicenseDeleted(deletion) => Decision::only(Attention::LicenseDeleted(deletion)),
+        Doubt::PolicyMissing(id) => Decision::only(Attention::PolicyMissing(id)),
     }
 }
 
-/// Gives a paid purchase what it lacks.
-fn complete(invoice: &Invoice, issue_license: bool, paid: &Money) -> Decision {
-    let redeem = invoice.redemption.as_ref().and_then(redeem);
-    if invoice.status == LocalStatus::Settled && !issue_license && redeem.is_none() {
+/// What follows if a person decides that the buyer of `invoice` gets a license.
+///
+/// # Errors
+///
+/// Why it is refused.
+pub fn decide_to_issue(invoice: &Invoice, answer: &Answer) -> Result<Change, String> {
+    if answer.status != BtcpayStatus::Settled {
+        return Err(format!("BTCPay says {}, not Settled", answer.status.word()));
+    }
+    match (invoice.purpose, &invoice.license) {
+        (Purpose::TierChange { .. }, _) => Err("it pays for a change of tier".into()),
+        (Purpose::Renewal { .. }, _) => Err("it pays for a renewal".into()),
+        (Purpose::Purchase, License::Issued { id, .. }) => Err(format!("it has license {id}")),
+        (Purpose::Purchase, License::None) => Ok(Change::Settle {
+            issue: Some(Issue::ByPerson),
+            complete: Missing::NOTHING,
+            redeem: redeem(invoice),
+        }),
+    }
+}
+
+/// Whether a settled invoice has everything that it is owed.
+pub fn is_complete(invoice: &Invoice) -> bool {
+    let is_licensed = matches!(invoice.license, License::Issued { .. });
+    match invoice.purpose {
+        Purpose::Purchase => {
+            let is_undone = undone_by_the_service(invoice);
+            let is_whole = is_licensed && invoice.missing == Missing::NOTHING;
+            is_undone || is_whole && redeem(invoice).is_none()
+        }
+        Purpose::TierChange { applied } => applied && surplus_license(invoice).is_none(),
+        Purpose::Renewal { applied } => applied,
+    }
+}
+
+/// A free sale whose redemption failed: the buyer saw an error, and may have redeemed again.
+fn undone_by_the_service(invoice: &Invoice) -> bool {
+    let redemption = invoice.redemption.as_ref();
+    invoice.btcpay_id.is_free()
+        && invoice.license == License::None
+        && redemption.is_some_and(|redemption| redemption.status == RedemptionStatus::Cancelled)
+}
+
+/// The buyer has paid.
+fn settle(invoice: &Invoice, answer: &Answer) -> Decision {
+    if invoice.status == LocalStatus::Settled && is_complete(invoice) {
         return Decision::NOTHING;
     }
-    let differs = paid.is_sats(invoice.amount_sats) == Some(false);
-    Decision {
-        change: Some(Change::Settle {
-            issue_license,
-            redeem,
-        }),
-        attention: differs.then(|| Attention::AmountMismatch(paid.clone())),
+    match invoice.purpose {
+        Purpose::Purchase => Decision {
+            change: Some(Change::Settle {
+                issue: (invoice.license == License::None).then_some(Issue::ByRule),
+                complete: invoice.missing,
+                redeem: redeem(invoice),
+            }),
+            attention: amount_differs(invoice, answer)
+                .then(|| Attention::AmountMismatch(answer.money.clone())),
+        },
+        Purpose::TierChange { applied: true } | Purpose::Renewal { applied: true }
+            if is_complete(invoice) =>
+        {
+            Decision::NOTHING
+        }
+        Purpose::TierChange { applied } => {
+            Decision::only(Attention::TierChangePaid(missed(invoice, applied)))
+        }
+        Purpose::Renewal { applied } => {
+            Decision::only(Attention::RenewalPaid(missed(invoice, applied)))
+        }
     }
 }
 
-/// A redemption that is redeemed but names no license is still to be tied to one.
-fn redeem(redemption: &Redemption) -> Option<Redeem> {
-    match (redemption.status, &redemption.license_id) {
-        (RedemptionStatus::Redeemed, Some(_)) => None,
-        (RedemptionStatus::Redeemed, None) | (RedemptionStatus::Pending, _) => {
+fn missed(invoice: &Invoice, applied: bool) -> Missed {
+    Missed {
+        applied,
+        surplus_license: surplus_license(invoice),
+        may_be_purchase: false,
+    }
+}
+
+/// A license of an invoice that is no purchase, unless it was revoked.
+fn surplus_license(invoice: &Invoice) -> Option<LicenseId> {
+    match &invoice.license {
+        License::Issued {
+            id,
+            is_active: true,
+        } => Some(id.clone()),
+        License::Issued {
+            is_active: false, ..
+        }
+        | License::None => None,
+    }
+}
+
+/// A tolerance set in BTCPay may settle an invoice for less than its amount; a person who marked it
+/// knows.
+fn amount_differs(invoice: &Invoice, answer: &Answer) -> bool {
+    let money = &answer.money;
+    let is_short = match (money.amount, money.paid) {
+        (Some(amount), Some(paid)) => {
+            paid < amount && answer.additional != AdditionalStatus::Marked
+        }
+        (None, _) | (_, None) => false,
+    };
+    is_short || money.is_sats(invoice.amount_sats) == Some(false)
+}
+
+/// A redemption that is redeemed but names no license is still to be tied to one. One that was
+/// cancelled comes to life again with a license that is alive.
+fn redeem(invoice: &Invoice) -> Option<Redeem> {
+    let redemption = invoice.redemption.as_ref()?;
+    match (redemption.status, &redemption.license_id, &invoice.license) {
+        (RedemptionStatus::Redeemed, None, _) | (RedemptionStatus::Pending, _, _) => {
             Some(Redeem::KeepSlot)
         }
-        (RedemptionStatus::Cancelled, _) => Some(Redeem::TakeSlot),
+        (
+            RedemptionStatus::Cancelled,
+            _,
+            License::None
+            | License::Issued {
+                is_active: true, ..
+            },
+        ) => Some(Redeem::TakeSlot),
+        (
+            RedemptionStatus::Cancelled,
+            _,
+            License::Issued {
+                is_active: false, ..
+            },
+        )
+        | (RedemptionStatus::Redeemed, Some(_), _) => None,
     }
 }
 
@@ -199,83 +375,107 @@ fn money_on_closed(answer: &Answer) -> Option<Attention> {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write;
-
     use super::*;
-    use crate::invoice::{BtcpayInvoiceId, InvoiceId};
+    use crate::invoice::{BtcpayInvoiceId, InvoiceId, Provider};
 
-    /// One line a rule, the first that fits counts; `*` fits everything, `|` separates
-    /// alternatives. Every combination of the columns before `=>` is tried, about 170,000.
-    const RULES: &str = "
-purpose              here             BTCPay                         also                   paid amount license redemption       => status   license redemption  attention
--- Paid, and bought.
-purchase             settled          Settled                        *                      *    *      issued  none|tied        => -        -       -           -
-purchase             *                Settled                        *                      *    same   none    none             => settled  issued  -           -
-purchase             *                Settled                        *                      *    same   none    pending|untied   => settled  issued  redeemed    -
-purchase             *                Settled                        *                      *    same   none    tied             => settled  issued  -           -
-purchase             *                Settled                        *                      *    same   none    cancelled        => settled  issued  redeemed+1  -
-purchase             *                Settled                        *                      *    same   issued  none|tied        => settled  -       -           -
-purchase             *                Settled                        *                      *    same   issued  pending|untied   => settled  -       redeemed    -
-purchase             *                Settled                        *                      *    same   issued  cancelled        => settled  -       redeemed+1  -
--- The same over another amount is reported as well.
-purchase             *                Settled                        *                      *    other  none    none|tied        => settled  issued  -           amount_mismatch
-purchase             *                Settled                        *                      *    other  none    pending|untied   => settled  issued  redeemed    amount_mismatch
-purchase             *                Settled                        *                      *    other  none    cancelled        => settled  issued  redeemed+1  amount_mismatch
-purchase             *                Settled                        *                      *    other  issued  none|tied        => settled  -       -           amount_mismatch
-purchase             *                Settled                        *                      *    other  issued  pending|untied   => settled  -       redeemed    amount_mismatch
-purchase             *                Settled                        *                      *    other  issued  cancelled        => settled  -       redeemed+1  amount_mismatch
--- Paid, but perhaps replaced or revoked by a person.
-purchase             *                Settled                        *                      *    *      by-hand *                => -        -       -           license_by_hand
-purchase             *                Settled                        *                      *    *      deleted *                => -        -       -           license_deleted
--- Paid, for what only the service can give.
-tier-change-applied  *                Settled                        *                      *    *      *       *                => -        -       -           -
-tier-change          *                Settled                        *                      *    *      *       *                => -        -       -           tier_change_paid
-renewal-applied      *                Settled                        *                      *    *      *       *                => -        -       -           -
-renewal              *                Settled                        *                      *    *      *       *                => -        -       -           renewal_paid
--- Settled here alone.
-*                    settled          *                              *                      *    *      *       *                => -        -       -           settled_here_not_there
--- Still open in BTCPay.
-*                    *                New|Processing                 *                      *    *      *       *                => -        -       -           -
--- Dead in BTCPay, without money or marked by the merchant.
-*                    pending          Expired                        None|Over|Marked|Invalid|Unknown * * *     pending          => expired  -       cancelled   -
-*                    pending          Expired                        None|Over|Marked|Invalid|Unknown * * *     *                => expired  -       -           -
-*                    pending          Invalid                        Marked                 *    *      *       pending          => invalid  -       cancelled   -
-*                    pending          Invalid                        Marked                 *    *      *       *                => invalid  -       -           -
-*                    pending          Invalid                        *                      ?|0  *      *       pending          => invalid  -       cancelled   -
-*                    pending          Invalid                        *                      ?|0  *      *       *                => invalid  -       -           -
-*                    expired|invalid  Expired                        None|Over|Marked|Invalid|Unknown * * *     pending          => -        -       cancelled   -
-*                    expired|invalid  Expired                        None|Over|Marked|Invalid|Unknown * * *     *                => -        -       -           -
-*                    expired|invalid  Invalid                        Marked                 *    *      *       pending          => -        -       cancelled   -
-*                    expired|invalid  Invalid                        Marked                 *    *      *       *                => -        -       -           -
-*                    expired|invalid  Invalid                        *                      ?|0  *      *       pending          => -        -       cancelled   -
-*                    expired|invalid  Invalid                        *                      ?|0  *      *       *                => -        -       -           -
--- Dead in BTCPay, with money.
-*                    pending          Expired                        Late                   *    *      *       pending          => expired  -       cancelled   paid_late
-*                    pending          Expired                        Late                   *    *      *       *                => expired  -       -           paid_late
-*                    pending          Expired                        Partial                *    *      *       pending          => expired  -       cancelled   paid_partial
-*                    pending          Expired                        Partial                *    *      *       *                => expired  -       -           paid_partial
-*                    pending          Invalid                        *                      some *      *       pending          => invalid  -       cancelled   invalid_but_paid
-*                    pending          Invalid                        *                      some *      *       *                => invalid  -       -           invalid_but_paid
-*                    expired|invalid  Expired                        Late                   *    *      *       pending          => -        -       cancelled   paid_late
-*                    expired|invalid  Expired                        Late                   *    *      *       *                => -        -       -           paid_late
-*                    expired|invalid  Expired                        Partial                *    *      *       pending          => -        -       cancelled   paid_partial
-*                    expired|invalid  Expired                        Partial                *    *      *       *                => -        -       -           paid_partial
-*                    expired|invalid  Invalid                        *                      some *      *       pending          => -        -       cancelled   invalid_but_paid
-*                    expired|invalid  Invalid                        *                      some *      *       *                => -        -       -           invalid_but_paid
+    /// What is written. One line a rule, the first that fits counts; `*` fits everything, `|` separates
+    /// alternatives. `as-missing` completes what is missing, `unless-issued` issues a license if there
+    /// is none.
+    const CHANGES: &str = "
+purpose   here             BTCPay           license      missing  redemption      => status   license        completed   redemption
+purchase  settled          Settled          active|inactive nothing none|tied     => -        -              -           -
+purchase  settled          Settled          inactive     nothing  cancelled       => -        -              -           -
+purchase  *                Settled          inactive     *        cancelled       => settled  -              as-missing  -
+purchase  *                Settled          *            *        cancelled       => settled  unless-issued  as-missing  redeemed+1
+purchase  *                Settled          *            *        pending|untied  => settled  unless-issued  as-missing  redeemed
+purchase  *                Settled          *            *        none|tied       => settled  unless-issued  as-missing  -
+*         *                Settled          *            *        *               => -        -              -           -
+*         settled          *                *            *        *               => -        -              -           -
+*         *                New|Processing   *            *        *               => -        -              -           -
+*         pending          Expired          *            *        pending         => expired  -              -           cancelled
+*         pending          Expired          *            *        *               => expired  -              -           -
+*         pending          Invalid          *            *        pending         => invalid  -              -           cancelled
+*         pending          Invalid          *            *        *               => invalid  -              -           -
+*         expired          Expired|Invalid  *            *        pending         => expired  -              -           cancelled
+*         invalid          Expired|Invalid  *            *        pending         => invalid  -              -           cancelled
+*         expired|invalid  Expired|Invalid  *            *        *               => -        -              -           -
 ";
+
+    /// What is reported.
+    const ATTENTION: &str = "
+purpose              here     BTCPay          also     paid    amount  license          missing  redemption => attention
+purchase             settled  Settled         *        *       *       active|inactive  nothing  none|tied  => -
+purchase             settled  Settled         *        *       *       inactive         nothing  cancelled  => -
+purchase             *        Settled         Marked   *       same    *                *        *          => -
+purchase             *        Settled         *        ?|full  same    *                *        *          => -
+purchase             *        Settled         *        *       *       *                *        *          => amount_mismatch
+tier-change-applied  *        Settled         *        *       *       active           *        *          => tier_change_paid
+tier-change-applied  *        Settled         *        *       *       *                *        *          => -
+tier-change          *        Settled         *        *       *       *                *        *          => tier_change_paid
+renewal-applied      *        Settled         *        *       *       *                *        *          => -
+renewal              *        Settled         *        *       *       *                *        *          => renewal_paid
+*                    settled  *               *        *       *       *                *        *          => settled_here_not_there
+*                    *        New|Processing  *        *       *       *                *        *          => -
+*                    *        Expired         Late     *       *       *                *        *          => paid_late
+*                    *        Expired         Partial  *       *       *                *        *          => paid_partial
+*                    *        Expired         *        *       *       *                *        *          => -
+*                    *        Invalid         Marked   *       *       *                *        *          => -
+*                    *        Invalid         *        ?|0     *       *                *        *          => -
+*                    *        Invalid         *        *       *       *                *        *          => invalid_but_paid
+";
+
+    /// A table's rules, each with whether it was used.
+    struct Table {
+        columns: Vec<&'static str>,
+        rules: Vec<(Vec<&'static str>, Vec<&'static str>, bool)>,
+    }
+
+    impl Table {
+        fn read(text: &'static str) -> Self {
+            let mut lines = text.trim().lines().map(|line| {
+                let (given, then) = line.split_once("=>").unwrap();
+                let words = |text: &'static str| text.split_whitespace().collect::<Vec<_>>();
+                (words(given), words(then))
+            });
+            let (columns, _) = lines.next().unwrap();
+            let rules = lines.map(|(given, then)| (given, then, false)).collect();
+            Self { columns, rules }
+        }
+
+        /// What follows from `state`, each of whose words has its column's name.
+        fn then(&mut self, state: &[(&str, &'static str)]) -> Vec<&'static str> {
+            let words = self.columns.iter().map(|column| {
+                let word = state.iter().find(|(name, _)| name == column);
+                word.unwrap().1
+            });
+            let words: Vec<&str> = words.collect();
+            let fits = |given: &[&str]| {
+                assert_eq!(given.len(), words.len(), "{given:?}");
+                let mut cells = given.iter().zip(&words);
+                cells.all(|(cell, word)| *cell == "*" || cell.split('|').any(|one| one == *word))
+            };
+            let rule = self.rules.iter_mut().find(|(given, ..)| fits(given));
+            let (_, then, used) = rule.unwrap_or_else(|| panic!("no rule for {state:?}"));
+            *used = true;
+            then.clone()
+        }
+
+        fn every_rule_was_used(&self) {
+            for (given, then, used) in &self.rules {
+                assert!(used, "no combination reaches {given:?} => {then:?}");
+            }
+        }
+    }
 
     type Named<T> = (&'static str, T);
 
-    fn purposes() -> [Named<Purpose>; 5] {
-        [
-            ("purchase", Purpose::Purchase),
-            ("tier-change", Purpose::TierChange { applied: false }),
-            ("tier-change-applied", Purpose::TierChange { applied: true }),
-            ("renewal", Purpose::Renewal { applied: false }),
-            ("renewal-applied", Purpose::Renewal { applied: true }),
-        ]
-    }
-
+    const PURPOSES: [Named<Purpose>; 5] = [
+        ("purchase", Purpose::Purchase),
+        ("tier-change", Purpose::TierChange { applied: false }),
+        ("tier-change-applied", Purpose::TierChange { applied: true }),
+        ("renewal", Purpose::Renewal { applied: false }),
+        ("renewal-applied", Purpose::Renewal { applied: true }),
+    ];
     const HERE: [LocalStatus; 4] = [
         LocalStatus::Pending,
         LocalStatus::Settled,
@@ -298,67 +498,47 @@ renewal              *                Settled                        *          
         ("Invalid", AdditionalStatus::Invalid),
         ("Unknown", AdditionalStatus::Unknown),
     ];
-    const PAID: [Named<Option<&str>>; 3] =
-        [("?", None), ("0", Some("0.00")), ("some", Some("0.00001"))];
-    /// Money in a currency other than bitcoin cannot be compared, so it never differs.
+    /// Currency and amount. What is not bitcoin cannot be compared with sats, so it never differs.
     const AMOUNTS: [Named<(&str, &str)>; 4] = [
         ("same", ("BTC", "0.00021")),
         ("same", ("SATS", "21000.0")),
         ("same", ("EUR", "19.99")),
         ("other", ("BTC", "0.0002")),
     ];
+    const PAID: [&str; 4] = ["?", "0", "some", "full"];
+    const MISSING: [Named<Missing>; 2] = [
+        ("nothing", Missing::NOTHING),
+        (
+            "cycle",
+            Missing {
+                cycle: true,
+                ..Missing::NOTHING
+            },
+        ),
+    ];
 
-    fn licenses() -> [Named<License>; 4] {
-        let id = || LicenseId("lic".into());
+    fn licenses() -> [Named<License>; 3] {
+        let issued = |is_active| License::Issued {
+            id: LicenseId("lic".into()),
+            is_active,
+        };
         [
             ("none", License::None),
-            ("issued", License::Issued(id())),
-            ("by-hand", License::MaybeByHand(id())),
-            ("deleted", License::MaybeDeleted),
+            ("active", issued(true)),
+            ("inactive", issued(false)),
         ]
     }
 
     fn redemptions() -> [Named<Option<Redemption>>; 5] {
         let redemption = |status, license_id| Some(Redemption { status, license_id });
+        let tied = Some(LicenseId("lic".into()));
         [
             ("none", None),
             ("pending", redemption(RedemptionStatus::Pending, None)),
             ("untied", redemption(RedemptionStatus::Redeemed, None)),
-            (
-                "tied",
-                redemption(RedemptionStatus::Redeemed, Some(LicenseId("lic".into()))),
-            ),
+            ("tied", redemption(RedemptionStatus::Redeemed, tied)),
             ("cancelled", redemption(RedemptionStatus::Cancelled, None)),
         ]
-    }
-
-    /// The decision in the words of the table's last four columns.
-    fn in_words(decision: &Decision) -> String {
-        let mut words = String::new();
-        match &decision.change {
-            None => words += "- - -",
-            Some(Change::Settle {
-                issue_license,
-                redeem,
-            }) => {
-                let redeem = match redeem {
-                    None => "-",
-                    Some(Redeem::KeepSlot) => "redeemed",
-                    Some(Redeem::TakeSlot) => "redeemed+1",
-                };
-                let license = if *issue_license { "issued" } else { "-" };
-                write!(words, "settled {license} {redeem}").unwrap();
-            }
-            Some(Change::Close {
-                to,
-                cancel_redemption,
-            }) => {
-                let redemption = if *cancel_redemption { "cancelled" } else { "-" };
-                write!(words, "{} - {redemption}", to.word()).unwrap();
-            }
-        }
-        let attention = decision.attention.as_ref().map_or("-", Attention::reason);
-        format!("{words} {attention}")
     }
 
     fn purchase() -> Invoice {
@@ -368,8 +548,10 @@ renewal              *                Settled                        *          
             status: LocalStatus::Settled,
             amount_sats: 21_000,
             created: 1_795_000_000,
+            provider: Provider::OurStore,
             purpose: Purpose::Purchase,
             license: License::None,
+            missing: Missing::NOTHING,
             redemption: None,
         }
     }
@@ -381,104 +563,208 @@ renewal              *                Settled                        *          
         values[place].clone()
     }
 
+    /// In the words of the table.
+    fn change_in_words(change: Option<&Change>) -> [&'static str; 4] {
+        match change {
+            None => ["-"; 4],
+            Some(Change::Settle {
+                issue,
+                complete,
+                redeem,
+            }) => [
+                "settled",
+                match issue {
+                    None => "-",
+                    Some(Issue::ByRule) => "issued",
+                    Some(Issue::ByPerson) => "issued by a person",
+                },
+                complete.words().first().copied().unwrap_or("-"),
+                match redeem {
+                    None => "-",
+                    Some(Redeem::KeepSlot) => "redeemed",
+                    Some(Redeem::TakeSlot) => "redeemed+1",
+                },
+            ],
+            Some(Change::Close {
+                to,
+                cancel_redemption,
+            }) => [
+                to.word(),
+                "-",
+                "-",
+                if *cancel_redemption { "cancelled" } else { "-" },
+            ],
+        }
+    }
+
     #[test]
-    fn every_combination_follows_the_table() {
-        let rules: Vec<(Vec<&str>, Vec<&str>)> = RULES
-            .lines()
-            .skip(2)
-            .filter(|line| !line.starts_with("--"))
-            .map(|line| line.split_once("=>").unwrap())
-            .map(|(given, then)| {
-                (
-                    given.split_whitespace().collect(),
-                    then.split_whitespace().collect(),
-                )
-            })
-            .collect();
-        let mut used = vec![false; rules.len()];
-        let mut check = |given: [&str; 8], invoice: &Invoice, answer: &Answer| {
-            let place = rules
-                .iter()
-                .position(|(pattern, _)| {
-                    assert_eq!(pattern.len(), given.len(), "{pattern:?}");
-                    let mut cells = pattern.iter().zip(given);
-                    cells.all(|(cell, word)| *cell == "*" || cell.split('|').any(|one| one == word))
-                })
-                .unwrap_or_else(|| panic!("no rule for {given:?}"));
-            used[place] = true;
-            let mut expected = rules[place].1.clone();
-            // A closed invoice that keeps its status is written only for its redemption.
-            let kept = invoice.status.word();
-            if expected[0] == "-" && expected[2] == "cancelled" {
-                expected[0] = kept;
-            }
-            assert_eq!(
-                in_words(&decide(invoice, answer)),
-                expected.join(" "),
-                "{given:?}"
-            );
-        };
-        let (purposes, licenses, redemptions) = (purposes(), licenses(), redemptions());
+    fn every_combination_follows_the_tables() {
+        let (mut changes, mut attention) = (Table::read(CHANGES), Table::read(ATTENTION));
+        let (licenses, redemptions) = (licenses(), redemptions());
         let sizes = [
-            purposes.len(),
-            licenses.len(),
-            redemptions.len(),
+            PURPOSES.len(),
             HERE.len(),
             BTCPAY.len(),
             ALSO.len(),
             PAID.len(),
             AMOUNTS.len(),
+            licenses.len(),
+            MISSING.len(),
+            redemptions.len(),
         ];
         for number in 0..sizes.iter().product() {
             let mut rest = number;
-            let (purpose_word, purpose) = pick(&purposes, &mut rest);
-            let (license_word, license) = pick(&licenses, &mut rest);
-            let (redemption_word, redemption) = pick(&redemptions, &mut rest);
+            let (purpose_word, purpose) = pick(&PURPOSES, &mut rest);
             let here = pick(&HERE, &mut rest);
             let btcpay = pick(&BTCPAY, &mut rest);
             let (also_word, additional) = pick(&ALSO, &mut rest);
-            let (paid_word, paid) = pick(&PAID, &mut rest);
+            let paid_word = pick(&PAID, &mut rest);
             let (amount_word, (currency, amount)) = pick(&AMOUNTS, &mut rest);
+            let (license_word, license) = pick(&licenses, &mut rest);
+            let (missing_word, missing) = pick(&MISSING, &mut rest);
+            let (redemption_word, redemption) = pick(&redemptions, &mut rest);
             let invoice = Invoice {
                 status: here,
                 purpose,
                 license,
+                missing,
                 redemption,
                 ..purchase()
             };
+            let amount: Decimal = amount.parse().unwrap();
             let answer = Answer {
                 status: btcpay,
                 additional,
                 money: Money {
                     currency: currency.into(),
-                    amount: Some(amount.parse().unwrap()),
-                    paid: paid.map(|paid| paid.parse().unwrap()),
+                    amount: Some(amount),
+                    paid: match paid_word {
+                        "0" => Some("0.00".parse().unwrap()),
+                        "some" => Some("0.00001".parse().unwrap()),
+                        "full" => Some(amount),
+                        _ => None,
+                    },
                 },
             };
-            let given = [
-                purpose_word,
-                here.word(),
-                btcpay.word(),
-                also_word,
-                paid_word,
-                amount_word,
-                license_word,
-                redemption_word,
+            let state = [
+                ("purpose", purpose_word),
+                ("here", here.word()),
+                ("BTCPay", btcpay.word()),
+                ("also", also_word),
+                ("paid", paid_word),
+                ("amount", amount_word),
+                ("license", license_word),
+                ("missing", missing_word),
+                ("redemption", redemption_word),
             ];
-            check(given, &invoice, &answer);
+            let expected: Vec<&str> = changes
+                .then(&state)
+                .into_iter()
+                .map(|word| match (word, license_word, missing_word) {
+                    ("unless-issued", "none", _) => "issued",
+                    ("unless-issued", ..) | ("as-missing", _, "nothing") => "-",
+                    ("as-missing", _, missing) => missing,
+                    (word, ..) => word,
+                })
+                .collect();
+            let decision = decide(&invoice, &answer);
+            assert_eq!(
+                change_in_words(decision.change.as_ref()).as_slice(),
+                expected,
+                "{state:?}"
+            );
+            let reason = decision.attention.as_ref().map_or("-", Attention::reason);
+            assert_eq!([reason].as_slice(), attention.then(&state), "{state:?}");
         }
-        for (rule, used) in rules.iter().zip(used) {
-            assert!(used, "no combination reaches {rule:?}");
+        changes.every_rule_was_used();
+        attention.every_rule_was_used();
+    }
+
+    fn settled() -> Answer {
+        Answer::of_a_free_sale()
+    }
+
+    #[test]
+    fn free_sale_gets_its_license_unless_the_service_undid_it() {
+        let free = Invoice {
+            btcpay_id: BtcpayInvoiceId("free-1".into()),
+            amount_sats: 0,
+            ..purchase()
+        };
+        for (word, redemption) in redemptions() {
+            let decision = decide(
+                &Invoice {
+                    redemption,
+                    ..free.clone()
+                },
+                &settled(),
+            );
+            assert_eq!(decision.gives(), word != "cancelled", "{word}");
+            assert_eq!(decision.attention, None);
         }
     }
 
     #[test]
-    fn free_sale_gets_its_license() {
-        let free = Invoice {
-            amount_sats: 0,
-            ..purchase()
+    fn every_doubt_holds_the_license_back() {
+        let id = || "id".to_owned();
+        let deletion = Deletion {
+            action: "policy.delete".into(),
+            target: id(),
+            at: "2026-11-01T00:00:00Z".into(),
         };
-        let decision = decide(&free, &Answer::of_a_free_sale());
-        assert_eq!(in_words(&decision), "settled issued - -");
+        let tier_change = |applied| Purpose::TierChange { applied };
+        for (doubt, reason) in [
+            (Doubt::ProductMissing(id()), Some("product_missing")),
+            (Doubt::PolicyMissing(id()), Some("policy_missing")),
+            (
+                Doubt::LicenseByHand(LicenseId("id".into())),
+                Some("license_by_hand"),
+            ),
+            (Doubt::LicenseDeleted(deletion), Some("license_deleted")),
+            (
+                Doubt::NoPurchase(tier_change(false)),
+                Some("tier_change_paid"),
+            ),
+            (Doubt::NoPurchase(tier_change(true)), None),
+            (Doubt::NotedAs(tier_change(false)), Some("tier_change_paid")),
+            (
+                Doubt::NotedAs(Purpose::Renewal { applied: false }),
+                Some("renewal_paid"),
+            ),
+        ] {
+            let decision = decide_in_doubt(&purchase(), &settled(), doubt.clone());
+            assert_eq!(decision.change, None, "{doubt:?}");
+            assert_eq!(
+                decision.attention.as_ref().map(Attention::reason),
+                reason,
+                "{doubt:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn person_issues_only_what_is_paid_and_has_no_license() {
+        for (purpose_word, purpose) in PURPOSES {
+            for (license_word, license) in licenses() {
+                for status in BTCPAY {
+                    let invoice = Invoice {
+                        purpose,
+                        license: license.clone(),
+                        ..purchase()
+                    };
+                    let answer = Answer {
+                        status,
+                        ..settled()
+                    };
+                    let may = (purpose_word, license_word, status)
+                        == ("purchase", "none", BtcpayStatus::Settled);
+                    assert_eq!(
+                        decide_to_issue(&invoice, &answer).is_ok(),
+                        may,
+                        "{invoice:?}"
+                    );
+                }
+            }
+        }
     }
 }

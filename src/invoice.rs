@@ -190,17 +190,53 @@ pub struct Redemption {
     pub license_id: Option<LicenseId>,
 }
 
-/// Whether an invoice has its license.
+/// An invoice's license.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum License {
     None,
-    Issued(LicenseId),
-    /// None, but a license without an invoice was issued for the same product and buyer after the
-    /// invoice was created: someone has probably replaced the lost one. Only for settled invoices.
-    MaybeByHand(LicenseId),
-    /// None, but a policy and its licenses were deleted after the invoice was created, perhaps
-    /// including this one. Only for settled invoices.
-    MaybeDeleted,
+    Issued {
+        id: LicenseId,
+        /// Neither revoked nor suspended.
+        is_active: bool,
+    },
+}
+
+/// What belongs to a license and is not there: the service died before it got to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missing {
+    pub subscription: bool,
+    /// The subscription's first.
+    pub cycle: bool,
+    /// Of the news that it was issued.
+    pub delivery: bool,
+}
+
+impl Missing {
+    pub const NOTHING: Self = Self {
+        subscription: false,
+        cycle: false,
+        delivery: false,
+    };
+
+    /// Its words in reports, for scripts as well.
+    pub fn words(self) -> Vec<&'static str> {
+        [
+            (self.subscription, "subscription"),
+            (self.cycle, "cycle"),
+            (self.delivery, "delivery"),
+        ]
+        .into_iter()
+        .filter_map(|(is_missing, word)| is_missing.then_some(word))
+        .collect()
+    }
+}
+
+/// Whose an invoice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    OurStore,
+    /// It names none of the service's several BTCPay stores, so it may be of any.
+    Unnamed,
 }
 
 /// What an invoice is for, and so what the buyer is owed once it is settled.
@@ -223,9 +259,21 @@ pub struct Invoice {
     pub amount_sats: i64,
     /// Unix seconds.
     pub created: i64,
+    pub provider: Provider,
     pub purpose: Purpose,
     pub license: License,
+    pub missing: Missing,
     pub redemption: Option<Redemption>,
+}
+
+impl Invoice {
+    /// The same, paid for something else.
+    pub fn with(&self, purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            ..self.clone()
+        }
+    }
 }
 
 /// What a person recognizes a sale by; None where the database does not say.
@@ -255,6 +303,25 @@ impl Sale {
 pub struct Tip {
     pub recipient: String,
     pub sats: i64,
+}
+
+/// A discount code's uses, with the latest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodeUses {
+    pub code: String,
+    pub used_count: i64,
+    pub max_uses: i64,
+}
+
+/// A deletion that may have taken an invoice's license with it, as the service noted it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    /// For example `policy.delete`.
+    pub action: String,
+    /// The id of what was deleted.
+    pub target: String,
+    /// As the service wrote the time.
+    pub at: String,
 }
 
 /// An invoice as BTCPay Server has it.

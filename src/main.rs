@@ -22,6 +22,7 @@ mod database;
 mod deadline;
 mod decide;
 mod invoice;
+mod issue;
 mod lookup;
 mod report;
 mod run;
@@ -55,13 +56,17 @@ fn exit(cli: Cli) -> Exit {
             return Exit::Usage;
         }
     };
-    let report = run::run(&config, Timestamp::now().as_second());
-    // A dry run's tables hold it.
+    let now = Timestamp::now().as_second();
+    let report = match &config.issue {
+        Some(id) => issue::issue(&config, id, now),
+        None => run::run(&config, now),
+    };
+    // In text, a dry run's tables show it.
     if !report.dry_run || config.format == Format::Json {
         report.log_attention();
     }
     report.log_errors();
-    match print(&report, config.format, is_verbose) {
+    match print(&report, &config, is_verbose) {
         Ok(()) => report.exit(),
         Err(error) => {
             error!("{error:#}");
@@ -70,15 +75,16 @@ fn exit(cli: Cli) -> Exit {
     }
 }
 
-fn print(report: &Report, format: Format, is_verbose: bool) -> Result<()> {
+fn print(report: &Report, config: &Config, is_verbose: bool) -> Result<()> {
     let now = Timestamp::from_second(Timestamp::now().as_second())?;
     let columns = terminal_columns();
+    let looks_closely = report.dry_run || config.recheck;
     let reader = Reader {
         columns,
-        wants_summary: columns.is_some() || is_verbose,
+        wants_summary: columns.is_some() || is_verbose || looks_closely && report.not_in_store > 0,
     };
     let mut stdout = BufWriter::new(anstream::stdout().lock());
-    let written = match format {
+    let written = match config.format {
         Format::Json => report.write_json(&mut stdout),
         Format::Text => report.write_text(&mut stdout, now, reader),
     };

@@ -9,8 +9,8 @@ use crate::btcpay::Btcpay;
 use crate::config::Config;
 use crate::database::{Access, Database, Window, WriteError, Writing};
 use crate::deadline::Deadline;
-use crate::decide::{Attention, Written, decide};
-use crate::invoice::{Answer, Invoice, Sale};
+use crate::decide::{Attention, Written, decide, decide_in_doubt};
+use crate::invoice::{Answer, Invoice, Provider, Sale};
 use crate::lookup::{LookedUp, look_up};
 use crate::report::Report;
 use crate::report::stderr::Progress;
@@ -52,49 +52,80 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
     let free = listing.free.into_iter();
     let free = free.map(|invoice| (invoice, Answer::of_a_free_sale()));
     reconcile(free.collect(), &mut database, report)?;
-    if candidates.is_empty() && config.access == Access::Write {
+    let is_nothing_to_ask = candidates.is_empty() && listing.older.is_empty();
+    if is_nothing_to_ask && config.access == Access::Write {
         return Ok(());
     }
 
     let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
-    let result = if candidates.is_empty() {
+    let result = if is_nothing_to_ask {
         // A dry run tries the settings, all of them.
         btcpay.check_access().map_err(Error::from)
     } else {
-        reconcile_all(candidates, &mut btcpay, &mut database, report)
+        reconcile_all(
+            candidates,
+            listing.older,
+            &mut btcpay,
+            &mut database,
+            report,
+        )
     };
     report.requests = btcpay.requests();
     result
 }
 
-/// Looks up each of `candidates`, and brings it into agreement before the next request.
+/// Looks up each of `candidates`, then as many `older` invoices as there is time for, and brings each
+/// into agreement before the next request.
 fn reconcile_all(
     candidates: Vec<Invoice>,
+    older: Vec<Invoice>,
     btcpay: &mut Btcpay,
     database: &mut Database,
     report: &mut Report,
 ) -> Result<()> {
     let count = candidates.len();
-    let progress = Progress::of(count);
-    let stopped = look_up(candidates, btcpay, |looked_up| match looked_up {
-        LookedUp::Answered(answered) => {
-            let answers = answered.len();
-            reconcile(answered, database, report)?;
-            progress.advance(answers);
-            Ok(())
+    let progress = Progress::of(count + older.len());
+    let mut take = |looked_up, report: &mut Report, is_older| {
+        match looked_up {
+            LookedUp::Answered(answered) => {
+                let answers = answered.len();
+                reconcile(answered, database, report)?;
+                progress.advance(answers);
+                return Ok(());
+            }
+            // It may be of another store, or was deleted long ago.
+            LookedUp::NotInStore(invoice, _)
+                if is_older || invoice.provider == Provider::Unnamed =>
+            {
+                report.not_in_store += 1;
+            }
+            LookedUp::NotInStore(invoice, error) | LookedUp::Failed(invoice, error) => {
+                report.failed(invoice.id, invoice.btcpay_id, &error);
+            }
         }
-        LookedUp::Failed(invoice, error) => {
-            report.failed(invoice.id, invoice.btcpay_id, &error);
-            progress.advance(1);
-            Ok(())
-        }
-    });
+        progress.advance(1);
+        Ok(())
+    };
+    let stopped = look_up(candidates, btcpay, |found| take(found, report, false));
     let not_checked = stopped
         .as_ref()
         .map_or_else(|stopped| stopped.not_checked, |()| 0);
     report.checked = (count - not_checked) as u64;
     report.not_asked = not_checked as u64;
-    stopped.map_err(|stopped| stopped.error)
+    stopped.map_err(|stopped| stopped.error)?;
+
+    let count = older.len();
+    match look_up(older, btcpay, |found| take(found, report, true)) {
+        Ok(()) => report.checked += count as u64,
+        Err(stopped) => {
+            report.checked += (count - stopped.not_checked) as u64;
+            // The next run begins somewhere else.
+            if !stopped.at_deadline {
+                return Err(stopped.error);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Brings these invoices into agreement with their answers. What fails for one of them is in the
@@ -156,16 +187,20 @@ fn decide_again_and_write(
     if current.status != listed.status {
         return Ok(None);
     }
-    let decision = decide(&current, answer);
+    let mut decision = decide(&current, answer);
+    if decision.gives()
+        && let Some(doubt) = writing.doubt(&current)?
+    {
+        decision = decide_in_doubt(&current, answer, doubt);
+    }
     let change = decision.change.as_ref();
     let written = change
         .map(|change| writing.write(&current, change))
         .transpose()?;
-    let tip = written.as_ref().and_then(|written| written.tip.clone());
-    let tip = tip.map(Attention::TipNotSent);
+    let of_written = written.iter().flat_map(Written::attention);
     Ok(Some(Done {
         sale,
+        attention: decision.attention.into_iter().chain(of_written).collect(),
         written,
-        attention: decision.attention.into_iter().chain(tip).collect(),
     }))
 }

@@ -86,9 +86,9 @@ impl Btcpay {
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => match self.check_key()? {
                 KeyCheck::Good => Err(not_in_store(response.status)),
                 KeyCheck::Unclear => Err(AskError::Refused(
-                    self.transport
-                        .unexpected(&response)
-                        .context("not available; could not find out if the API key is to blame"),
+                    self.transport.unexpected(&response).context(
+                        "BTCPay Server did not return the invoice, perhaps because of the API key",
+                    ),
                 )),
             },
             status => {
@@ -154,7 +154,9 @@ impl Btcpay {
         }
         let check = match self.check_access() {
             Ok(()) => KeyCheck::Good,
-            Err(AskError::Refused(_) | AskError::Unanswered(_)) => KeyCheck::Unclear,
+            Err(AskError::Refused(_) | AskError::NotInStore(_) | AskError::Unanswered(_)) => {
+                KeyCheck::Unclear
+            }
             Err(other @ (AskError::Fatal(_) | AskError::Deadline(_))) => return Err(other),
         };
         self.key_check = Some(check);
@@ -204,9 +206,9 @@ fn key_refused() -> AskError {
 }
 
 fn not_in_store(status: StatusCode) -> AskError {
-    AskError::Refused(anyhow!(
+    AskError::NotInStore(anyhow!(
         "BTCPay's store has no such invoice ({}). If it was deleted there or belongs to another \
-         store, close it in the database",
+         store, set its status to invalid in the database",
         status.as_u16()
     ))
 }

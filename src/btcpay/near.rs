@@ -1,4 +1,4 @@
-//! Which hosts are near enough for plain http: no stranger is on the way to them.
+//! Which hosts are near enough for plain http: what is sent to them crosses no public network in clear.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -46,6 +46,8 @@ pub const ANOTHER_SERVER: &str =
 pub enum AskError {
     /// The response answers no question about this invoice; others may be answered.
     Refused(Error),
+    /// The store has no such invoice.
+    NotInStore(Error),
     /// No response after every retry, or only a request to come back later.
     Unanswered(Error),
     /// Every other request would meet it too.
@@ -57,9 +59,10 @@ pub enum AskError {
 impl From<AskError> for Error {
     fn from(error: AskError) -> Self {
         match error {
-            AskError::Refused(error) | AskError::Unanswered(error) | AskError::Fatal(error) => {
-                error
-            }
+            AskError::Refused(error)
+            | AskError::NotInStore(error)
+            | AskError::Unanswered(error)
+            | AskError::Fatal(error) => error,
             AskError::Deadline(None) => anyhow!("deadline reached before BTCPay Server was asked"),
             AskError::Deadline(Some(last)) => last.context("deadline reached"),
         }
@@ -156,6 +159,7 @@ impl Transport {
             client = client.tls_certs_only([]);
         }
         let proxy = proxy_for(server);
+        // Otherwise reqwest uses the same one by itself.
         if proxy.is_none() {
             client = client.no_proxy();
         }
@@ -174,8 +178,8 @@ impl Transport {
         })
     }
 
-    /// Requests `url`, up to [`TRIES`] times while the error may pass. Takes at most that `share` of
-    /// the time that is left.
+    /// Requests `url`, up to [`TRIES`] times while the error may pass. Each try takes at most a
+    /// `share`th of the time that is left.
     ///
     /// # Errors
     ///
@@ -205,7 +209,9 @@ impl Transport {
     pub fn unexpected(&self, response: &Response) -> Error {
         let status = response.status;
         if status.is_redirection() {
-            let to = response.location.as_deref().unwrap_or("nowhere");
+            let Some(to) = response.location.as_deref() else {
+                return anyhow!("BTCPay Server sent a redirect without a target ({status})");
+            };
             return anyhow!(
                 "BTCPay Server redirects to {} ({status}), which reconcile does not follow. Set \
                  --btcpay-url to the final address",
@@ -247,7 +253,7 @@ impl Transport {
             };
             if retry_after.is_some_and(|wait| wait > LONGEST_RETRY_AFTER) {
                 return Err(AskError::Fatal(error.context(
-                    "BTCPay Server asks to be left alone for a while; a later run tries again",
+                    "BTCPay Server asks for a longer pause than a run can wait; a later run tries again",
                 )));
             }
             if tries == TRIES {

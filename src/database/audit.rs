@@ -5,7 +5,7 @@ use rusqlite::{Savepoint, named_params};
 
 use super::row::execute_one;
 
-const AUDIT: &str = "
+pub const AUDIT: &str = "
 INSERT INTO audit_log ( actor_kind,  action,  target_kind,  target_id,  details_json, occurred_at)
 VALUES                (:actor_kind, :action, :target_kind, :target_id, :details_json, :now)";
 

@@ -2,18 +2,21 @@
 
 use anyhow::{Result, ensure};
 use log::trace;
-use rusqlite::{Row, Statement, named_params};
+use rusqlite::{Connection, Row, Statement, named_params, params};
 
 use super::Database;
 use super::errors::explain;
 use super::invoice_row::{read_invoice, readable_time};
 use super::keysat;
 use super::row::{column_value, shown};
+use crate::decide::is_complete;
 use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, Purpose};
 
-/// How long after the service has closed or settled an invoice what is missing counts as still to
-/// come, in seconds.
+/// How long, in seconds, the service gets to finish an invoice that it has just settled or closed.
 const GRACE_SECONDS: i64 = 60;
+
+/// How many older pending invoices a run looks up.
+const MOST_OLDER: u32 = 500;
 
 /// Which invoices are in question.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +33,9 @@ pub struct Listing {
     pub candidates: Vec<Invoice>,
     /// Incomplete free sales, of which BTCPay Server knows nothing.
     pub free: Vec<Invoice>,
+    /// Pending invoices older than the window, if closed ones are candidates too: as many as there is
+    /// room for, from a random place on, so that repeated runs reach all of them.
+    pub older: Vec<Invoice>,
     pub unreadable: Vec<Unreadable>,
     /// Pending invoices created before the window.
     pub out_of_window: u32,
@@ -72,6 +78,14 @@ SELECT *
           WHERE status = 'pending'
 
          UNION
+         SELECT invoices.id
+           FROM invoices
+           JOIN discount_redemptions AS redemption ON redemption.invoice_id = invoices.id
+          WHERE invoices.status = 'settled'
+            AND invoices.created_at >= date(:since, 'unixepoch', '-1 day')
+            AND redemption.status = 'cancelled'
+
+         UNION
          SELECT invoice_id FROM incomplete_invoices
           WHERE created_at >= date(:since, 'unixepoch', '-1 day')
 
@@ -94,6 +108,8 @@ SELECT *
          +status = 'pending'
          OR (:recheck AND status IN ('expired', 'invalid'))
          OR (updated_seconds <= :untouched_since) IS NOT FALSE
+         -- The clock was wrong then.
+         OR updated_seconds > :now + 600
        )
  ORDER BY created_seconds, id";
 
@@ -101,11 +117,26 @@ const OUT_OF_WINDOW: &str = "
 SELECT count(*)
   FROM invoice_rows
  WHERE status = 'pending'
-   AND is_ours
-   AND created_seconds < :since";
+   AND is_ours IS NOT 0
+   AND created_seconds < ?1";
+
+const OLDER: &str = "
+SELECT *
+  FROM invoice_rows
+ WHERE status = 'pending'
+   AND is_ours IS NOT 0
+   AND created_seconds < ?1
+ ORDER BY created_seconds, id
+ LIMIT ?3 OFFSET ?2";
+
+const FIND: &str = "
+SELECT *
+  FROM invoice_rows
+ WHERE id = ?1 OR btcpay_invoice_id = ?1
+ LIMIT 2";
 
 #[cfg(test)]
-pub const QUERIES: [&str; 2] = [CANDIDATES, OUT_OF_WINDOW];
+pub const QUERIES: [&str; 4] = [CANDIDATES, OUT_OF_WINDOW, OLDER, FIND];
 
 impl Database {
     /// The invoices that may be out of date, in one read.
@@ -123,17 +154,22 @@ impl Database {
         let mut listing = Listing {
             candidates: Vec::new(),
             free: Vec::new(),
+            older: Vec::new(),
             unreadable: Vec::new(),
             other_provider: 0,
-            out_of_window: read.query_row(
-                OUT_OF_WINDOW,
-                named_params! { ":since": window.since },
-                |row| row.get(0),
-            )?,
+            out_of_window: read.query_row(OUT_OF_WINDOW, [window.since], |row| row.get(0))?,
         };
+        if window.recheck {
+            let keysat = self.keysat.as_ref();
+            if let Some(keysat) = keysat {
+                keysat.find_undelivered(&read, window.since)?;
+            }
+            self.list_older(&read, window.since, &mut listing)?;
+        }
         let mut statement = read.prepare(CANDIDATES)?;
         let mut rows = statement.query(named_params! {
             ":since": window.since,
+            ":now": self.clock.now,
             ":untouched_since": self.clock.now - GRACE_SECONDS,
             ":recheck": window.recheck,
         })?;
@@ -145,15 +181,66 @@ impl Database {
                 Ok(Candidate::Free(invoice)) => listing.free.push(invoice),
                 Ok(Candidate::OtherProvider) => listing.other_provider += 1,
                 Ok(Candidate::Complete) => {}
-                Err(error) => listing.unreadable.push(Unreadable {
-                    id: InvoiceId(shown(row.get_ref("id")?)),
-                    btcpay_id: BtcpayInvoiceId(shown(row.get_ref("btcpay_invoice_id")?)),
-                    error,
-                }),
+                Err(error) => listing.unreadable.push(unreadable(row, error)?),
             }
         }
         Ok(listing)
     }
+
+    /// The invoices of this id, the service's or BTCPay's; two at most.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::candidates`].
+    pub fn find(&self, id: &str) -> Result<Vec<Result<Invoice, Unreadable>>> {
+        let find = || {
+            let mut statement = self.connection.prepare(FIND)?;
+            let mut rows = statement.query([id])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push(match read_invoice(row) {
+                    Ok(invoice) => Ok(invoice),
+                    Err(error) => Err(unreadable(row, error)?),
+                });
+            }
+            Ok(found)
+        };
+        find().map_err(|error| explain(&error, "read an invoice of", &self.path))
+    }
+
+    fn list_older(
+        &self,
+        read: &Connection,
+        since: i64,
+        listing: &mut Listing,
+    ) -> rusqlite::Result<()> {
+        let count = listing.out_of_window;
+        let first = fastrand::u32(..count.max(1));
+        let after = count - first.min(count);
+        let mut statement = read.prepare(OLDER)?;
+        for (offset, limit) in [
+            (first, MOST_OLDER),
+            (0, MOST_OLDER.saturating_sub(after).min(first)),
+        ] {
+            let mut rows = statement.query(params![since, offset, limit])?;
+            while let Some(row) = rows.next()? {
+                match self.read_candidate(row, true) {
+                    Ok(Candidate::ToLookUp(invoice)) => listing.older.push(invoice),
+                    Ok(Candidate::Free(_) | Candidate::OtherProvider | Candidate::Complete) => {}
+                    Err(error) => listing.unreadable.push(unreadable(row, error)?),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(row: &Row, error: anyhow::Error) -> rusqlite::Result<Unreadable> {
+    Ok(Unreadable {
+        id: InvoiceId(shown(row.get_ref("id")?)),
+        btcpay_id: BtcpayInvoiceId(shown(row.get_ref("btcpay_invoice_id")?)),
+        error,
+    })
 }
 
 enum Candidate {
@@ -166,13 +253,13 @@ enum Candidate {
 
 impl Database {
     fn read_candidate(&self, row: &Row, recheck: bool) -> Result<Candidate> {
-        let is_ours: bool = column_value(row, "is_ours")?;
-        let invoice = read_invoice(row);
-        let is_free = matches!(&invoice, Ok(invoice) if invoice.btcpay_id.is_free());
-        if !is_ours && !is_free {
+        let is_ours: Option<bool> = column_value(row, "is_ours")?;
+        let btcpay_id = row.get_ref("btcpay_invoice_id")?;
+        let is_free = BtcpayInvoiceId(shown(btcpay_id)).is_free();
+        if is_ours == Some(false) && !is_free {
             return Ok(Candidate::OtherProvider);
         }
-        let mut invoice = invoice?;
+        let mut invoice = read_invoice(row)?;
         let touched_matters = match invoice.status {
             LocalStatus::Pending => false,
             LocalStatus::Settled => true,
@@ -181,28 +268,19 @@ impl Database {
         if touched_matters {
             readable_time(row, "updated_at", "updated_seconds")?;
         }
-        if is_free {
-            return free(invoice);
-        }
         keysat::complete(
             &mut invoice,
             self.keysat.as_ref(),
             &self.connection,
             self.clock,
         )?;
-        Ok(match (invoice.status, invoice.purpose) {
-            (
-                LocalStatus::Settled,
-                Purpose::TierChange { applied: true } | Purpose::Renewal { applied: true },
-            ) => Candidate::Complete,
-            (
-                LocalStatus::Pending
-                | LocalStatus::Settled
-                | LocalStatus::Expired
-                | LocalStatus::Invalid,
-                Purpose::Purchase | Purpose::TierChange { .. } | Purpose::Renewal { .. },
-            ) => Candidate::ToLookUp(invoice),
-        })
+        if invoice.status == LocalStatus::Settled && is_complete(&invoice) {
+            Ok(Candidate::Complete)
+        } else if is_free {
+            free(invoice)
+        } else {
+            Ok(Candidate::ToLookUp(invoice))
+        }
     }
 }
 

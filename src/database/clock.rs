@@ -24,3 +24,11 @@ impl Clock {
         })
     }
 }
+
+/// The Unix seconds of a time as schema.sql defines it.
+pub fn unix_seconds(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let with_zone = text.parse().ok();
+    let utc = || format!("{text}Z").parse().ok();
+    with_zone.or_else(utc).map(jiff::Timestamp::as_second)
+}

@@ -2,7 +2,10 @@
 
 use rusqlite::{Connection, Result};
 
+use super::audit::AUDIT;
 use super::license::ISSUE_LICENSE;
+use super::redemption::{COUNT_USES, MOVE_REDEMPTION};
+use super::write::SET_STATUS;
 
 /// A table a line, with its columns.
 const COLUMNS: &str = "\
@@ -17,7 +20,7 @@ audit_log actor_kind action target_kind target_id details_json occurred_at";
 /// What the database lacks of it, as phrases; empty if nothing.
 pub fn missing(connection: &Connection) -> Result<Vec<String>> {
     let mut missing = Vec::new();
-    let mut column_names = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
+    let mut column_names = connection.prepare("SELECT name FROM pragma_table_xinfo(?1)")?;
     for line in COLUMNS.lines() {
         let (table, columns) = line.split_once(' ').unwrap_or((line, ""));
         let found: Vec<String> = column_names
@@ -34,14 +37,33 @@ pub fn missing(connection: &Connection) -> Result<Vec<String>> {
                 .map(|column| format!("column {table}.{column} is missing")),
         );
     }
-    // SQLite knows whether anything makes invoice_id unique: otherwise it refuses to prepare the
-    // statement for its ON CONFLICT.
-    if missing.is_empty() && connection.prepare(ISSUE_LICENSE).is_err() {
-        missing.push(
-            "licenses.invoice_id is not UNIQUE (CREATE UNIQUE INDEX licenses_invoice ON \
-             licenses(invoice_id) makes it so)"
-                .into(),
-        );
+    // SQLite itself says whether it can write them: it refuses to prepare an INSERT without a UNIQUE
+    // constraint for its ON CONFLICT, with a parent that is gone, or with a trigger or an index that
+    // calls a function of the service's own.
+    if missing.is_empty() {
+        for (table, sql) in STATEMENTS {
+            if let Err(error) = connection.prepare(sql) {
+                missing.push(explain(table, &error.to_string()));
+            }
+        }
     }
     Ok(missing)
+}
+
+const STATEMENTS: [(&str, &str); 5] = [
+    ("licenses", ISSUE_LICENSE),
+    ("invoices", SET_STATUS),
+    ("discount_redemptions", MOVE_REDEMPTION),
+    ("discount_codes", COUNT_USES),
+    ("audit_log", AUDIT),
+];
+
+fn explain(table: &str, error: &str) -> String {
+    if error.contains("ON CONFLICT clause does not match") {
+        "licenses.invoice_id is not UNIQUE (CREATE UNIQUE INDEX licenses_invoice ON \
+         licenses(invoice_id) makes it so)"
+            .into()
+    } else {
+        format!("SQLite cannot write to the table {table} ({error})")
+    }
 }

@@ -15,8 +15,8 @@ pub fn explain(error: &Error, doing: &str, path: &Path) -> anyhow::Error {
     let busy;
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::ReadOnly) if needs_recovery(error) => {
-            "A program died while writing; the service or a real run repairs that when it next opens \
-             the database for writing. Then a dry run can read it again"
+            "A program died while writing. The service, or reconcile without --dry-run, repairs the \
+             database when it next opens it; then a dry run works again"
         }
         Some(ErrorCode::NotADatabase) => {
             "Is it the licensing service's database, and is it unencrypted?"
@@ -35,13 +35,14 @@ pub fn explain(error: &Error, doing: &str, path: &Path) -> anyhow::Error {
         Some(ErrorCode::DiskFull) => "Free some disk space; the next run continues",
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => WRITE_PERMISSION,
         Some(ErrorCode::CannotOpen) => {
-            "This user may not open it, or may not write to its folder, where SQLite keeps the \
+            "This user may not open the file, or not write to its folder, where SQLite keeps the \
              journal. Correct the permissions, or run reconcile as the service's user"
         }
         Some(ErrorCode::SystemIoFailure) => "The disk failed; look at the system's log",
-        _ => "This should not happen. Keep this message and a copy of the database",
+        _ => "This is probably a bug in reconcile: report it, and keep a copy of the database",
     };
-    anyhow!("cannot {doing} the database {shown}: {error}. {advice}")
+    let why = error.to_string().replace(&format!(": {shown}"), "");
+    anyhow!("cannot {doing} the database {shown}: {why}. {advice}")
 }
 
 /// What the database refused to write of one invoice.

@@ -6,8 +6,8 @@ use rusqlite::Row;
 use super::row::column_value;
 use super::views::Views;
 use crate::invoice::{
-    BtcpayInvoiceId, Invoice, InvoiceId, License, LicenseId, LocalStatus, Purpose, Redemption,
-    RedemptionStatus, Sale,
+    BtcpayInvoiceId, Invoice, InvoiceId, License, LicenseId, LocalStatus, Missing, Provider,
+    Purpose, Redemption, RedemptionStatus, Sale,
 };
 
 /// Creates the view. Its columns are what [`read_invoice`] and [`read_sale`] read.
@@ -15,13 +15,14 @@ pub fn view(views: &Views) -> String {
     let Views {
         is_ours,
         purpose,
-        license_deleted,
+        missing_subscription,
+        missing_cycle,
+        missing_delivery,
         product_name,
         ..
     } = views;
     let created = unix_seconds("invoices.created_at");
     let updated = unix_seconds("invoices.updated_at");
-    let issued = unix_seconds("gift.issued_at");
     format!(
         "CREATE TEMP VIEW invoice_rows AS
          SELECT invoices.id                     AS id,
@@ -31,23 +32,14 @@ pub fn view(views: &Views) -> String {
                 {created}                       AS created_seconds,
                 {updated}                       AS updated_seconds,
                 licenses.id                     AS license_id,
+                licenses.status = 'active'      AS license_is_active,
                 discount_redemptions.status     AS redemption_status,
                 discount_redemptions.license_id AS redemption_license_id,
-                -- Compared as 'not before', so that an unreadable time leaves the doubt. Few licenses
-                -- have no invoice and many may be of one product; the hint and the plus say so, or
-                -- an index of the service's on products would be used.
-                CASE WHEN invoices.status = 'settled' AND licenses.id IS NULL THEN (
-                  SELECT gift.id
-                    FROM main.licenses AS gift
-                   WHERE likelihood(gift.invoice_id IS NULL, 0.01)
-                     AND +gift.product_id = invoices.product_id
-                     AND gift.buyer_email = invoices.buyer_email COLLATE NOCASE
-                     AND ({issued} < {created}) IS NOT TRUE
-                   LIMIT 1
-                ) END                           AS license_by_hand_id,
-                licenses.id IS NULL AND {license_deleted} AS license_deleted,
                 {purpose}                       AS purpose,
                 {is_ours}                       AS is_ours,
+                {missing_subscription}          AS missing_subscription,
+                {missing_cycle}                 AS missing_cycle,
+                {missing_delivery}              AS missing_delivery,
                 invoices.buyer_email            AS buyer_email,
                 coalesce({product_name}, invoices.product_id) AS product
            FROM main.invoices
@@ -58,7 +50,7 @@ pub fn view(views: &Views) -> String {
 
 /// SQL: the Unix seconds of a time column, NULL if its text does not begin like the contract's three
 /// forms. SQLite's own parser would also take `now` or a bare number.
-fn unix_seconds(column: &str) -> String {
+pub fn unix_seconds(column: &str) -> String {
     format!(
         "CASE WHEN {column} GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9][T ]*'
               THEN unixepoch({column}) END"
@@ -71,10 +63,12 @@ fn unix_seconds(column: &str) -> String {
 pub fn read_invoice(row: &Row) -> Result<Invoice> {
     let status: String = column_value(row, "status")?;
     let license_id: Option<Box<str>> = column_value(row, "license_id")?;
-    let by_hand_id: Option<Box<str>> = column_value(row, "license_by_hand_id")?;
-    let license_deleted: bool = column_value(row, "license_deleted")?;
     let redemption_status: Option<String> = column_value(row, "redemption_status")?;
     let redemption_license_id: Option<Box<str>> = column_value(row, "redemption_license_id")?;
+    let is_true = |column| {
+        let value: Option<bool> = column_value(row, column)?;
+        Ok::<_, anyhow::Error>(value == Some(true))
+    };
     Ok(Invoice {
         id: InvoiceId(column_value(row, "id")?),
         btcpay_id: BtcpayInvoiceId::checked(column_value(row, "btcpay_invoice_id")?)
@@ -83,17 +77,28 @@ pub fn read_invoice(row: &Row) -> Result<Invoice> {
             .with_context(|| format!("its status '{status}' is not in schema.sql"))?,
         amount_sats: column_value(row, "amount_sats")?,
         created: readable_time(row, "created_at", "created_seconds")?,
+        provider: match column_value::<Option<bool>>(row, "is_ours")? {
+            // A free sale is of no store, so it needs none of ours.
+            Some(_) => Provider::OurStore,
+            None => Provider::Unnamed,
+        },
         purpose: match column_value::<Option<String>>(row, "purpose")?.as_deref() {
             None => Purpose::Purchase,
             Some("tier_change") => Purpose::TierChange { applied: false },
             Some("renewal") => Purpose::Renewal { applied: false },
             Some(other) => bail!("its purpose '{other}' is unknown"),
         },
-        license: match (license_id, by_hand_id, license_deleted) {
-            (Some(id), _, _) => License::Issued(LicenseId(id)),
-            (None, Some(id), _) => License::MaybeByHand(LicenseId(id)),
-            (None, None, true) => License::MaybeDeleted,
-            (None, None, false) => License::None,
+        license: match license_id {
+            Some(id) => License::Issued {
+                id: LicenseId(id),
+                is_active: is_true("license_is_active")?,
+            },
+            None => License::None,
+        },
+        missing: Missing {
+            subscription: is_true("missing_subscription")?,
+            cycle: is_true("missing_cycle")?,
+            delivery: is_true("missing_delivery")?,
         },
         redemption: redemption_status
             .map(|word| {

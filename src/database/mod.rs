@@ -1,12 +1,13 @@
-//! The licensing service's SQLite database. All SQL of the program is in this room, which knows
-//! nothing of BTCPay Server but its answers' meaning, decided elsewhere.
+//! The licensing service's SQLite database. All SQL of the program is in this room. It knows nothing
+//! about BTCPay Server; it writes what `decide` concluded.
 //!
 //! The database belongs to the service, which writes to it at any time. It is never created, migrated
 //! or reconfigured; its journal mode stays as found. A dry run opens it read-only.
 //!
 //! - `open`: opening it, and the contract of schema.sql (`contract`, `indexes`)
 //! - `candidates`: which invoices may be out of date; `invoice_row`: an invoice as a row
-//! - `write`: one invoice's change, all of it or nothing (`license`, `redemption`, `audit`)
+//! - `write`: one invoice's change, all of it or nothing (`license`, `redemption`, `audit`); `doubt`:
+//!   what speaks against a license
 //! - `locks`: how long the write lock is held, and who else gets a turn
 //! - `keysat`: what Keysat's database has beyond schema.sql, recognized table by table
 
@@ -14,6 +15,7 @@ mod audit;
 mod candidates;
 mod clock;
 mod contract;
+mod doubt;
 mod errors;
 mod indexes;
 mod invoice_row;

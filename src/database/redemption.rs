@@ -5,41 +5,48 @@ use rusqlite::{Connection, Savepoint, named_params};
 
 use super::row::{column_value, execute_one, one};
 use crate::decide::Redeem;
-use crate::invoice::{InvoiceId, LicenseId, RedemptionStatus};
+use crate::invoice::{CodeUses, InvoiceId, LicenseId, RedemptionStatus};
 
 const REDEMPTION: &str = "
 SELECT id, code_id
   FROM discount_redemptions
  WHERE invoice_id = ?1";
 
-const USED_COUNT: &str = "
-SELECT used_count
-  FROM discount_codes
+const CODE: &str = "
+SELECT code, used_count, max_uses
+  FROM code_rows
  WHERE id = ?1";
 
-const MOVE_REDEMPTION: &str = "
+pub const MOVE_REDEMPTION: &str = "
 UPDATE discount_redemptions
    SET status     = :status,
-       license_id = coalesce(:license_id, license_id),
+       license_id = :license_id,
        updated_at = :now
  WHERE id = :id";
 
-const COUNT_USES: &str = "
+pub const COUNT_USES: &str = "
 UPDATE discount_codes
    SET used_count = :used_count,
        updated_at = :now
  WHERE id = :id";
 
 #[cfg(test)]
-pub const QUERIES: [&str; 4] = [REDEMPTION, USED_COUNT, MOVE_REDEMPTION, COUNT_USES];
+pub const QUERIES: [&str; 4] = [REDEMPTION, CODE, MOVE_REDEMPTION, COUNT_USES];
 
 /// A redemption on its way to another status, read and checked.
 pub struct RedemptionChange {
     pub id: String,
     pub to: RedemptionStatus,
     code_id: String,
-    /// The code's new count, if it changes.
-    used_count: Option<i64>,
+    /// With the new count, if it changes.
+    uses: Option<Uses>,
+}
+
+struct Uses {
+    code: String,
+    count: i64,
+    /// None if there is no limit.
+    most: Option<i64>,
 }
 
 impl RedemptionChange {
@@ -77,24 +84,42 @@ impl RedemptionChange {
         })
         .context("its redemption cannot be used")?
         .context("its redemption is gone")?;
-        let used_count = if slots == 0 {
+        let uses = if slots == 0 {
             None
         } else {
-            let used: i64 = one(connection, USED_COUNT, &[&code_id], |row| {
-                column_value(row, "used_count")
+            let uses = one(connection, CODE, &[&code_id], |row| {
+                let used: i64 = column_value(row, "used_count")?;
+                Ok(Uses {
+                    code: column_value(row, "code")?,
+                    count: used.saturating_add(slots).max(0),
+                    most: column_value(row, "max_uses")?,
+                })
             })
             .with_context(|| format!("its discount code {code_id} cannot be used"))?
             .with_context(|| format!("its discount code {code_id} does not exist"))?;
-            Some(used.saturating_add(slots).max(0))
+            Some(uses)
         };
         Ok(Self {
             id,
             to,
             code_id,
-            used_count,
+            uses,
         })
     }
 
+    /// The code's uses, if this one takes a slot beyond its limit.
+    pub fn over_max_uses(&self) -> Option<CodeUses> {
+        let uses = self.uses.as_ref()?;
+        let max_uses = uses.most.filter(|most| uses.count > *most)?;
+        (self.to == RedemptionStatus::Redeemed).then(|| CodeUses {
+            code: uses.code.clone(),
+            used_count: uses.count,
+            max_uses,
+        })
+    }
+
+    /// Writes it. Only a redeemed redemption names a license.
+    ///
     /// # Errors
     ///
     /// The database refuses it.
@@ -111,18 +136,21 @@ impl RedemptionChange {
             named_params! {
                 ":id": self.id,
                 ":status": self.to.word(),
-                ":license_id": license_id.map(|id| &id.0),
+                ":license_id": match self.to {
+                    RedemptionStatus::Redeemed => license_id.map(|id| &id.0),
+                    RedemptionStatus::Pending | RedemptionStatus::Cancelled => None,
+                },
                 ":now": now,
             },
         )?;
-        let Some(used_count) = self.used_count else {
+        let Some(uses) = &self.uses else {
             return Ok(());
         };
         execute_one(
             savepoint,
             "its discount code's count",
             COUNT_USES,
-            named_params! { ":id": self.code_id, ":used_count": used_count, ":now": now },
+            named_params! { ":id": self.code_id, ":used_count": uses.count, ":now": now },
         )
     }
 }

@@ -43,11 +43,40 @@ pub fn execute_one(
 /// It does not fit the contract; the message names the column.
 pub fn column_value<T: FromSql>(row: &Row, column: &str) -> Result<T> {
     row.get(column).map_err(|error| match error {
-        rusqlite::Error::InvalidColumnType(_, name, kind) => {
-            anyhow!("its {name} does not match schema.sql: it is {kind}")
-        }
+        rusqlite::Error::InvalidColumnType(_, name, _) => match row.get_ref(column) {
+            Ok(value) => anyhow!(
+                "its {name} does not match schema.sql: it is {}",
+                kind(value)
+            ),
+            Err(error) => anyhow!(error).context(format!("its {name} cannot be read")),
+        },
         other => anyhow!(other).context(format!("its {column} cannot be read")),
     })
+}
+
+fn kind(value: ValueRef) -> String {
+    match value {
+        ValueRef::Null => "NULL".into(),
+        value => format!("{} '{}'", value.data_type(), shown(value)),
+    }
+}
+
+/// A yes or no of `table`, as services write it: 0, f, false, no, or 1, t, true, yes, in any case and
+/// type.
+///
+/// # Errors
+///
+/// It is anything else.
+pub fn flag(row: &Row, table: &str, column: &str) -> Result<bool> {
+    let value = row.get_ref(column)?;
+    match shown(value).to_lowercase().as_str() {
+        "0" | "f" | "false" | "no" => Ok(false),
+        "1" | "t" | "true" | "yes" => Ok(true),
+        _ => bail!(
+            "{table}.{column} is {}, neither yes nor no. Set it to 0 or 1",
+            kind(value)
+        ),
+    }
 }
 
 /// Whatever a column holds, for a person to recognize it.

@@ -3,10 +3,10 @@
 use rusqlite::Connection;
 
 use super::views::Views;
-use super::{Access, Database, WriteError, candidates, license, redemption, write};
+use super::{Access, Database, WriteError, candidates, doubt, license, redemption, write};
 use crate::deadline::Deadline;
 use crate::decide::Change;
-use crate::invoice::{InvoiceId, Store};
+use crate::invoice::{InvoiceId, Missing, Store};
 
 fn store() -> Store {
     Store {
@@ -69,7 +69,8 @@ fn full_disk_stops_the_run_and_changes_nothing() {
         .pragma_update(None, "max_page_count", pages)
         .unwrap();
     let settle = Change::Settle {
-        issue_license: false,
+        issue: None,
+        complete: Missing::NOTHING,
         redeem: None,
     };
     let mut writing = database.begin().unwrap();
@@ -96,6 +97,7 @@ fn no_query_scans_invoices_or_licenses() {
         .chain(&write::QUERIES)
         .chain(&license::QUERIES)
         .chain(&redemption::QUERIES)
+        .chain(&doubt::QUERIES)
     {
         let plan = plan(sql, "");
         // Only the index of pending redemptions is meant to be read from end to end.
@@ -120,7 +122,7 @@ fn license_by_hand_is_found_without_scanning_its_product() {
              CREATE INDEX of_product ON licenses (product_id);
              CREATE INDEX of_buyer ON licenses (buyer_email);"
         );
-        for sql in candidates::QUERIES.iter().chain(&write::QUERIES) {
+        for sql in doubt::QUERIES {
             let plan = plan(sql, &indexes);
             for step in plan.lines().filter(|step| step.contains("gift")) {
                 assert!(

@@ -4,20 +4,21 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use rusqlite::{Connection, Savepoint, Transaction, TransactionBehavior, named_params};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::clock::Clock;
+use super::doubt::doubt;
 use super::errors::{concerns_the_file, explain, refused};
 use super::invoice_row::{read_invoice, read_sale};
 use super::keysat::{self, AlsoOwed, Keysat};
-use super::license::NewLicense;
+use super::license::LicenseRow;
 use super::locks::wait_for_locks;
 use super::redemption::RedemptionChange;
-use super::row::{column_value, execute_one};
+use super::row::{column_value, execute_one, one};
 use super::{Access, Database, audit};
-use crate::decide::{Change, Written};
-use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus, Sale};
+use crate::decide::{Change, Doubt, Issue, Written};
+use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus, Missing, Sale};
 
 /// Why something could not be written.
 #[derive(Debug)]
@@ -32,14 +33,14 @@ pub enum WriteError {
 
 const REREAD: &str = "SELECT * FROM invoice_rows WHERE id = ?1";
 
-const SET_STATUS: &str = "
+pub const SET_STATUS: &str = "
 UPDATE invoices
    SET status     = :status,
        updated_at = :now
  WHERE id = :id";
 
 #[cfg(test)]
-pub const QUERIES: [&str; 2] = [REREAD, SET_STATUS];
+pub const QUERIES: [&str; 3] = [REREAD, SET_STATUS, LICENSE_OF];
 
 /// A transaction in which invoices are read again and written. Undone unless it is committed.
 pub struct Writing<'database> {
@@ -54,7 +55,10 @@ pub struct Writing<'database> {
 /// A [`Change`] with everything that it takes to write it.
 struct Plan {
     to: LocalStatus,
-    license: Option<NewLicense>,
+    issue: Option<Issue>,
+    complete: Missing,
+    /// To be issued, or completed.
+    license: Option<LicenseRow>,
     redemption: Option<RedemptionChange>,
     keysat: AlsoOwed,
 }
@@ -114,29 +118,27 @@ impl Writing<'_> {
             .map_err(|error| self.classify(error))
     }
 
+    /// Why the license that a decision gives for `invoice` may not be owed.
+    ///
+    /// # Errors
+    ///
+    /// A row that could tell does not fit the contract.
+    pub fn doubt(&self, invoice: &Invoice) -> Result<Option<Doubt>, WriteError> {
+        doubt(&self.transaction, self.keysat, invoice).map_err(|error| self.classify(error))
+    }
+
     fn try_to_write(&mut self, invoice: &Invoice, change: &Change) -> Result<Written> {
         let plan = self.plan(invoice, change)?;
-        let license_id = match (&plan.license, self.access, &invoice.license) {
-            (Some(_), Access::Write, _) => Some(LicenseId(Uuid::new_v4().to_string().into())),
-            (None, _, License::Issued(id)) => Some(id.clone()),
-            (Some(_), Access::Read, _)
-            | (None, _, License::None | License::MaybeByHand(_) | License::MaybeDeleted) => None,
-        };
-        let written = Written {
-            from: invoice.status,
-            to: plan.to,
-            license_issued: plan.license.is_some(),
-            license_id,
-            redemption: plan.redemption.as_ref().map(|redemption| redemption.to),
-            tip: plan.keysat.tip.clone(),
-        };
-        if self.access == Access::Write {
-            let keysat = self.keysat;
-            let savepoint = self.transaction.savepoint()?;
-            plan.write(&savepoint, invoice, &written, keysat, &self.now)?;
-            savepoint.commit()?;
+        match self.access {
+            Access::Read => Ok(plan.written(invoice)),
+            Access::Write => {
+                let keysat = self.keysat;
+                let savepoint = self.transaction.savepoint()?;
+                let written = plan.write(&savepoint, invoice, keysat, &self.now)?;
+                savepoint.commit()?;
+                Ok(written)
+            }
         }
-        Ok(written)
     }
 
     /// Reads and checks everything that `change` needs.
@@ -144,31 +146,41 @@ impl Writing<'_> {
         let connection = &self.transaction;
         match *change {
             Change::Settle {
-                issue_license,
+                issue,
+                complete,
                 redeem,
             } => {
-                let license = issue_license
-                    .then(|| NewLicense::read(connection, &invoice.id, self.clock))
-                    .transpose()?;
+                let license = match (issue, &invoice.license) {
+                    (Some(_), _) => Some(LicenseRow::read(connection, &invoice.id, self.clock)?),
+                    (None, License::Issued { id, .. }) if complete != Missing::NOTHING => {
+                        Some(LicenseRow::issued(connection, id)?)
+                    }
+                    (None, License::Issued { .. } | License::None) => None,
+                };
                 let redemption = redeem
                     .map(|how| RedemptionChange::redeem(connection, &invoice.id, how))
                     .transpose()?;
-                let keysat = self.keysat.map(|keysat| {
+                let mut owed = AlsoOwed::default();
+                if let Some(keysat) = self.keysat {
                     let redemption_id =
                         redemption.as_ref().map(|redemption| redemption.id.as_str());
-                    keysat.also_owed(
-                        connection,
-                        invoice,
-                        license.as_ref(),
-                        redemption_id,
-                        self.clock,
-                    )
-                });
+                    owed = match (issue, &license) {
+                        (Some(_), Some(new)) => {
+                            keysat.owed_with_license(connection, invoice, new, redemption_id)?
+                        }
+                        _ => keysat.owed_with_redemption(connection, redemption_id)?,
+                    };
+                    if let (None, Some(issued)) = (issue, &license) {
+                        keysat.add_missing(&mut owed, connection, invoice, issued, complete)?;
+                    }
+                }
                 Ok(Plan {
                     to: LocalStatus::Settled,
+                    issue,
+                    complete,
                     license,
                     redemption,
-                    keysat: keysat.transpose()?.unwrap_or_default(),
+                    keysat: owed,
                 })
             }
             Change::Close {
@@ -176,6 +188,8 @@ impl Writing<'_> {
                 cancel_redemption,
             } => Ok(Plan {
                 to,
+                issue: None,
+                complete: Missing::NOTHING,
                 license: None,
                 redemption: cancel_redemption
                     .then(|| RedemptionChange::cancel(connection, &invoice.id))
@@ -238,26 +252,51 @@ fn reread(
     Ok(Some((invoice, sale)))
 }
 
+const LICENSE_OF: &str = "SELECT id FROM licenses WHERE invoice_id = ?1";
+
 impl Plan {
+    /// What is written, if everything is.
+    fn written(&self, invoice: &Invoice) -> Written {
+        let redemption = self.redemption.as_ref();
+        Written {
+            from: invoice.status,
+            to: self.to,
+            license_issued: self.issue.is_some(),
+            license_id: match (self.to, &invoice.license) {
+                (LocalStatus::Settled, License::Issued { id, .. }) => Some(id.clone()),
+                (LocalStatus::Settled, License::None)
+                | (LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid, _) => None,
+            },
+            completed: self.complete,
+            redemption: redemption.map(|redemption| redemption.to),
+            over_max_uses: redemption.and_then(RedemptionChange::over_max_uses),
+            tip: self.keysat.tip.clone(),
+        }
+    }
+
     fn write(
         &self,
         savepoint: &Savepoint,
         invoice: &Invoice,
-        written: &Written,
         keysat: Option<&Keysat>,
         now: &str,
-    ) -> Result<()> {
+    ) -> Result<Written> {
+        let mut written = self.written(invoice);
         let details = json!({
             "invoice_id": invoice.id,
             "btcpay_invoice_id": invoice.btcpay_id,
             "from": written.from,
             "to": written.to,
-        })
-        .to_string();
-        let audit = |action: &str, target_kind: &str, target_id: &str| {
-            let note = ["reconcile", action, target_kind, target_id];
-            audit::note(savepoint, note, &details, now)
-        };
+        });
+        let note =
+            |action: &str, target_kind: &str, target_id: &str, more: Option<(&str, Value)>| {
+                let mut details = details.clone();
+                if let (Some(fields), Some((name, value))) = (details.as_object_mut(), more) {
+                    fields.insert(name.into(), value);
+                }
+                let note = ["reconcile", action, target_kind, target_id];
+                audit::note(savepoint, note, &details.to_string(), now)
+            };
         if written.from != written.to {
             let status = written.to.word();
             execute_one(
@@ -266,28 +305,47 @@ impl Plan {
                 SET_STATUS,
                 named_params! { ":id": invoice.id.0, ":status": status, ":now": now },
             )?;
-            audit(&format!("invoice.{status}"), "invoice", &invoice.id.0)?;
+            note(&format!("invoice.{status}"), "invoice", &invoice.id.0, None)?;
         }
-        let license_id = written.license_id.as_ref();
-        if let (Some(license), Some(license_id)) = (&self.license, license_id) {
-            let metadata = match keysat {
-                Some(_) => keysat::license_metadata(&invoice.btcpay_id),
-                None => json!({"source": "reconcile", "btcpay_invoice_id": invoice.btcpay_id}),
-            };
-            license.write(savepoint, license_id, &invoice.id, &metadata, now)?;
-            audit("license.issued", "license", &license_id.0)?;
+        let mut license = self.license.as_ref();
+        if let (Some(issue), Some(new)) = (self.issue, license) {
+            // The service's own trigger may have issued one with the status.
+            let by_service = one(savepoint, LICENSE_OF, &[&invoice.id.0], |row| {
+                column_value(row, "id").map(LicenseId)
+            })?;
+            if by_service.is_some() {
+                license = None;
+                written.license_issued = false;
+                written.tip = None;
+                written.license_id = by_service;
+            } else {
+                let id = LicenseId(Uuid::new_v4().to_string().into());
+                let metadata = match keysat {
+                    Some(_) => keysat::license_metadata(&invoice.btcpay_id),
+                    None => json!({"source": "reconcile", "btcpay_invoice_id": invoice.btcpay_id}),
+                };
+                new.write(savepoint, &id, &invoice.id, &metadata, now)?;
+                let decided_by = match issue {
+                    Issue::ByRule => None,
+                    Issue::ByPerson => Some(("decided_by", json!("person"))),
+                };
+                note("license.issued", "license", &id.0, decided_by)?;
+                written.license_id = Some(id);
+            }
         }
         if let Some(redemption) = &self.redemption {
-            redemption.write(savepoint, license_id, now)?;
+            redemption.write(savepoint, written.license_id.as_ref(), now)?;
             let action = format!("redemption.{}", redemption.to.word());
-            audit(&action, "redemption", &redemption.id)?;
+            note(&action, "redemption", &redemption.id, None)?;
         }
-        if let (LocalStatus::Settled, Some(license_id), Some(keysat)) =
-            (self.to, license_id, keysat)
-        {
-            let license = self.license.as_ref();
+        if let (Some(license_id), Some(keysat)) = (&written.license_id, keysat) {
             keysat.write(savepoint, &self.keysat, invoice, license, license_id, now)?;
         }
-        Ok(())
+        if let (Some(license_id), true) = (&written.license_id, self.complete != Missing::NOTHING) {
+            let completed = json!(self.complete.words());
+            let completed = Some(("completed", completed));
+            note("sale.completed", "license", &license_id.0, completed)?;
+        }
+        Ok(written)
     }
 }

@@ -1,8 +1,8 @@
-//! Which requests answer which candidates, and the loop that makes them: many candidates through
-//! pages of the store's list, few, and what the list did not show, one by one.
+//! Which requests answer which candidates, and the loop that makes them. Many candidates are looked up
+//! through pages of the store's list; a few, and those that the list did not show, one by one.
 //!
-//! Knows BTCPay Server's answers, but neither the database nor the report: what comes of an answer
-//! is the caller's, who gets each before the next request goes out.
+//! Knows BTCPay Server's answers, but neither the database nor the report. The caller decides what to
+//! do with each answer, and gets it before the next request is sent.
 
 mod plan;
 
@@ -23,11 +23,14 @@ pub enum LookedUp {
     Answered(Vec<(Invoice, Answer)>),
     /// This one has no answer; others may have.
     Failed(Invoice, Error),
+    /// The store has no such invoice.
+    NotInStore(Invoice, Error),
 }
 
 /// Why the loop ended early.
 pub struct Stopped {
     pub error: Error,
+    pub at_deadline: bool,
     pub not_checked: usize,
 }
 
@@ -52,6 +55,7 @@ pub fn look_up(
         .and_then(|not_shown| lookup.by_id(not_shown));
     let not_checked = lookup.not_checked;
     result.map_err(|error| Stopped {
+        at_deadline: matches!(error, AskError::Deadline(_)),
         error: match error {
             AskError::Deadline(last) => deadline_reached(not_checked, last),
             other => other.into(),
@@ -92,7 +96,11 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
                 Err(gone @ AskError::Unanswered(_)) if !self.btcpay.connected() => {
                     return Err(gone);
                 }
-                Err(AskError::Refused(error) | AskError::Unanswered(error)) => {
+                Err(
+                    AskError::Refused(error)
+                    | AskError::NotInStore(error)
+                    | AskError::Unanswered(error),
+                ) => {
                     info!(
                         "cannot list the store's invoices; falling back to one request per \
                          invoice: {error:#}"
@@ -128,6 +136,10 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
                 Err(AskError::Refused(error)) => {
                     self.not_checked -= 1;
                     self.failed([(invoice, error)])?;
+                }
+                Err(AskError::NotInStore(error)) => {
+                    self.not_checked -= 1;
+                    (self.found)(LookedUp::NotInStore(invoice, error)).map_err(AskError::Fatal)?;
                 }
                 Err(AskError::Unanswered(error)) => {
                     self.not_checked -= 1;

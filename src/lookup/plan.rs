@@ -71,7 +71,9 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invoice::{BtcpayInvoiceId, InvoiceId, License, LocalStatus, Purpose};
+    use crate::invoice::{
+        BtcpayInvoiceId, InvoiceId, License, LocalStatus, Missing, Provider, Purpose,
+    };
 
     fn candidates(count: usize) -> Vec<Invoice> {
         (0..count)
@@ -81,8 +83,10 @@ mod tests {
                 status: LocalStatus::Pending,
                 amount_sats: 21_000,
                 created: 1_795_000_000 + i64::try_from(place).unwrap(),
+                provider: Provider::OurStore,
                 purpose: Purpose::Purchase,
                 license: License::None,
+                missing: Missing::NOTHING,
                 redemption: None,
             })
             .collect()

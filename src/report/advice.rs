@@ -4,9 +4,10 @@ use std::fmt;
 
 use reqwest::Url;
 
-use crate::decide::Attention;
+use crate::decide::{Attention, Missed};
 use crate::invoice::{
-    BtcpayInvoiceId, BtcpayStatus, Invoice, InvoiceId, License, LocalStatus, Money, Purpose,
+    BtcpayInvoiceId, BtcpayStatus, Deletion, Invoice, InvoiceId, License, LicenseId, LocalStatus,
+    Money, Purpose,
 };
 
 /// What happened to `invoice` and what to do about it.
@@ -14,13 +15,13 @@ pub fn detail(attention: &Attention, invoice: &Invoice) -> String {
     let what_follows = match invoice.purpose {
         Purpose::Purchase => "the next --recheck issues the license",
         Purpose::TierChange { .. } | Purpose::Renewal { .. } => {
-            "its webhook makes the service do the rest"
+            "BTCPay's webhook then lets the service do the rest"
         }
     };
     match attention {
         Attention::PaidLate(money) => format!(
-            "{} arrived after the invoice expired. To accept the sale, mark it settled in BTCPay \
-             and {what_follows}; otherwise refund the buyer and mark it invalid",
+            "{} arrived after the invoice expired. To accept the sale, mark the invoice settled in \
+             BTCPay and {what_follows}; otherwise refund the buyer and mark it invalid",
             Paid(money)
         ),
         Attention::PaidPartial(money) => format!(
@@ -35,10 +36,9 @@ pub fn detail(attention: &Attention, invoice: &Invoice) -> String {
             Paid(money)
         ),
         Attention::AmountMismatch(money) => format!(
-            "BTCPay settled {}, but amount_sats is {}. The sale was completed anyway; find out \
-             which amount is wrong",
-            Amount(money),
-            invoice.amount_sats
+            "BTCPay settled it, but {}. The sale was completed anyway; find out which amount is \
+             wrong",
+            difference(money, invoice.amount_sats)
         ),
         Attention::SettledHereNotThere(status) => format!(
             "settled in the database but incomplete, and BTCPay says {}; nothing was changed. Check \
@@ -46,37 +46,95 @@ pub fn detail(attention: &Attention, invoice: &Invoice) -> String {
              not, {}correct the row ({})",
             status.word(),
             match &invoice.license {
-                License::Issued(id) => format!("revoke license {id} and "),
-                License::None | License::MaybeByHand(_) | License::MaybeDeleted => String::new(),
+                License::Issued { id, .. } => format!("revoke license {id} and "),
+                License::None => String::new(),
             },
             set_status(&invoice.id, as_local(*status))
         ),
         Attention::LicenseByHand(id) => format!(
-            "settled without a license, but license {id} was issued by hand for the same product \
-             and buyer since; nothing was changed. If it is for this sale and still valid, link it \
-             ({}); if not, issue another one and link that",
-            link(&invoice.id, &id.0)
+            "paid and without a license, but license {id} has since been issued by hand for the \
+             same product and buyer; nothing was changed. If it is for this sale, link it ({}); if \
+             not, run {}",
+            link(invoice, id),
+            issue(&invoice.id)
         ),
-        Attention::LicenseDeleted => format!(
-            "settled without a license, but a policy was force-deleted with its licenses since; \
-             nothing was changed. If the buyer is still owed a license, issue it by hand and link \
-             it ({})",
-            link(&invoice.id, "ITS-ID")
+        Attention::LicenseDeleted(Deletion { action, target, at }) => format!(
+            "settled without a license, but licenses were deleted since ({action} of {target} at \
+             {at}), perhaps this one too; nothing was changed. If the buyer is still owed a \
+             license, run {}; if one exists, link it ({})",
+            issue(&invoice.id),
+            link(invoice, &LicenseId("ITS-ID".into()))
         ),
-        Attention::TierChangePaid => format!(
-            "the buyer paid for another tier, but the service, which alone can apply it, has not; \
-             nothing was changed. {}",
-            resend_or_refund(invoice)
+        Attention::PolicyMissing(id) => format!(
+            "paid, but its policy {id} does not exist any more, so the terms of its license are \
+             unknown; nothing was changed. To issue it on the product's default terms, run {}; if a \
+             license exists, link it ({})",
+            issue(&invoice.id),
+            link(invoice, &LicenseId("ITS-ID".into()))
         ),
-        Attention::RenewalPaid => format!(
-            "the buyer paid to renew a subscription, but the service, which alone can renew it, has \
-             not; nothing was changed. {}",
-            resend_or_refund(invoice)
+        Attention::ProductMissing(id) => format!(
+            "paid, but its product {id} does not exist any more; nothing was changed. Restore the \
+             product and run {}, or refund the buyer",
+            issue(&invoice.id)
+        ),
+        Attention::TierChangePaid(missed) => missed_work(
+            missed,
+            invoice,
+            "another tier",
+            "the service has not applied the change, and only the service can",
+        ),
+        Attention::RenewalPaid(missed) => missed_work(
+            missed,
+            invoice,
+            "a renewal",
+            "the service has not renewed the subscription, and only the service can",
+        ),
+        Attention::CodeOverMaxUses(uses) => format!(
+            "its discount code {} now counts {} uses of {}: its slot had been given away when the \
+             payment came late. The sale was completed anyway; raise the code's limit or leave it",
+            uses.code, uses.used_count, uses.max_uses
         ),
         Attention::TipNotSent(tip) => format!(
-            "its license was issued by reconcile, and only the service sends tips: the {} sats that \
-             its policy promises to {} were not sent. Send them yourself",
+            "reconcile issued its license but cannot send tips: {} sats that its policy promises to \
+             {} are still owed. Send them by hand",
             tip.sats, tip.recipient
+        ),
+    }
+}
+
+/// How BTCPay's settled invoice differs from the database's.
+fn difference(money: &Money, amount_sats: i64) -> String {
+    match (money.amount, money.paid) {
+        (Some(amount), Some(paid)) if paid < amount => format!(
+            "counts only {} of {}, which is {} {} short",
+            Paid(money),
+            Amount(money),
+            (amount - paid).normalize(),
+            money.currency
+        ),
+        _ => format!("over {}, and amount_sats is {amount_sats}", Amount(money)),
+    }
+}
+
+/// What to do about a payment for what only the service can give.
+fn missed_work(missed: &Missed, invoice: &Invoice, what: &str, not_done: &str) -> String {
+    let revoke = |id: &LicenseId| {
+        format!(
+            "License {id} was issued for this payment although nobody is owed it: revoke it in the \
+             service"
+        )
+    };
+    match (&missed.surplus_license, missed.applied) {
+        (Some(id), true) => format!(
+            "the buyer paid for {what} and has it; nothing was changed. {}",
+            revoke(id)
+        ),
+        (surplus, _) => format!(
+            "the buyer paid for {what}, but {not_done}; nothing was changed. {}{}",
+            resend_or_refund(missed, invoice),
+            surplus
+                .as_ref()
+                .map_or_else(String::new, |id| format!(". {}", revoke(id)))
         ),
     }
 }
@@ -94,7 +152,7 @@ pub fn page(id: &BtcpayInvoiceId, btcpay_url: &Url) -> Option<String> {
 }
 
 /// How to make the service do what only it can do, or what to do instead.
-fn resend_or_refund(invoice: &Invoice) -> String {
+fn resend_or_refund(missed: &Missed, invoice: &Invoice) -> String {
     let and_record_it = match invoice.status {
         LocalStatus::Settled => String::new(),
         LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => {
@@ -102,10 +160,31 @@ fn resend_or_refund(invoice: &Invoice) -> String {
             format!(" and record it ({settled})")
         }
     };
+    let if_a_purchase = if missed.may_be_purchase {
+        let command = issue(&invoice.id);
+        format!(". Only its note says so; if it was a purchase, run {command}")
+    } else {
+        String::new()
+    };
     format!(
-        "Redeliver the invoice's InvoiceSettled webhook in BTCPay. If that does not help, do it by \
-         hand in the service{and_record_it}, or refund the buyer"
+        "Redeliver the invoice's InvoiceSettled webhook in BTCPay. If that does not help, apply it by \
+         hand in the service{and_record_it}, or refund the buyer{if_a_purchase}"
     )
+}
+
+/// The command that issues a license in spite of a doubt.
+fn issue(id: &InvoiceId) -> String {
+    format!("reconcile --issue {}", shell_word(&id.0))
+}
+
+/// `text` as one word of a shell's command line.
+fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 fn as_local(status: BtcpayStatus) -> LocalStatus {
@@ -127,11 +206,11 @@ fn set_status(id: &InvoiceId, status: LocalStatus) -> String {
 }
 
 /// SQL that makes a license the invoice's.
-fn link(invoice_id: &InvoiceId, license_id: &str) -> String {
+fn link(invoice: &Invoice, license_id: &LicenseId) -> String {
     format!(
         "UPDATE licenses SET invoice_id = '{}' WHERE id = '{}'",
-        quoted(&invoice_id.0),
-        quoted(license_id)
+        quoted(&invoice.id.0),
+        quoted(&license_id.0)
     )
 }
 

@@ -1,4 +1,4 @@
-//! The object of `--format json`.
+//! Writes the report as JSON; its fields are in `report`.
 
 use std::io::{self, Write};
 
@@ -15,7 +15,7 @@ pub fn write(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out)
 }
 
-/// JSON need not escape all that a terminal obeys.
+/// JSON does not require escaping everything that a terminal acts on.
 struct Escaping;
 
 impl Formatter for Escaping {

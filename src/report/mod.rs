@@ -1,6 +1,6 @@
 //! What a run did, as a value, and everything that is printed of it: stdout's text and JSON, stderr's
-//! lines, and the exit code. Knows what was decided and written; nothing here is known to what
-//! decides or writes.
+//! lines, and the exit code. The code that decides and writes does not know
+//! about it.
 
 mod advice;
 mod escape;
@@ -20,7 +20,7 @@ use crate::invoice::{
     BtcpayInvoiceId, Invoice, InvoiceId, LicenseId, LocalStatus, RedemptionStatus, Sale, Store,
 };
 
-/// The object of `--format json`: fields may be added, never removed.
+/// Its fields are those of `--format json`: they may be added to, never removed.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub dry_run: bool,
@@ -34,6 +34,9 @@ pub struct Report {
     /// Invoices of another payment provider, which are not looked up.
     #[serde(skip_serializing_if = "is_zero")]
     pub other_provider: u64,
+    /// Invoices that may be of another BTCPay store, and are: this one does not have them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub not_in_store: u64,
     /// Invoices left over by a run that stopped early.
     #[serde(skip_serializing_if = "is_zero")]
     pub not_asked: u64,
@@ -55,6 +58,8 @@ pub struct Changed {
     pub to: LocalStatus,
     pub license_issued: bool,
     pub license_id: Option<LicenseId>,
+    /// What was missing beside the license.
+    pub completed: Vec<&'static str>,
     pub redemption: Option<RedemptionStatus>,
     #[serde(flatten)]
     pub sale: Sale,
@@ -109,6 +114,7 @@ impl Report {
             failures: Vec::new(),
             out_of_window: 0,
             other_provider: 0,
+            not_in_store: 0,
             not_asked: 0,
             requests: 0,
             elapsed_ms: 0,
@@ -125,6 +131,7 @@ impl Report {
             to: written.to,
             license_issued: written.license_issued,
             license_id: written.license_id,
+            completed: written.completed.words(),
             redemption: written.redemption,
             sale,
         });

@@ -63,7 +63,7 @@ pub struct Progress {
 impl Progress {
     pub fn of(invoices: usize) -> Self {
         BAR.set_length(invoices as u64);
-        let style = ProgressStyle::with_template("{pos} of {len} invoices, {per_sec}, {eta} left");
+        let style = ProgressStyle::with_template("{pos} of {len} invoices, {eta} left");
         if let Ok(style) = style {
             BAR.set_style(style);
         }

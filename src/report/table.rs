@@ -25,15 +25,17 @@ const HEADER: Style = Style::new().dimmed();
 enum Outcome {
     LicenseIssued,
     LicenseKept,
+    Completed,
     Expired,
     Invalid,
     SlotFreed,
 }
 
 impl Outcome {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::LicenseIssued,
         Self::LicenseKept,
+        Self::Completed,
         Self::Expired,
         Self::Invalid,
         Self::SlotFreed,
@@ -42,7 +44,8 @@ impl Outcome {
     fn of(change: &Changed) -> Self {
         match (change.to, change.license_issued, change.from == change.to) {
             (LocalStatus::Settled, true, _) => Self::LicenseIssued,
-            (LocalStatus::Settled, false, _) => Self::LicenseKept,
+            (LocalStatus::Settled, false, true) => Self::Completed,
+            (LocalStatus::Settled, false, false) => Self::LicenseKept,
             (LocalStatus::Expired, _, false) => Self::Expired,
             (LocalStatus::Invalid, _, false) => Self::Invalid,
             (LocalStatus::Expired | LocalStatus::Invalid, _, true)
@@ -54,6 +57,7 @@ impl Outcome {
         match self {
             Self::LicenseIssued => "Paid: settled, license issued",
             Self::LicenseKept => "Paid: settled, existing license kept",
+            Self::Completed => "Settled already: what is missing is added",
             Self::Expired => "Not paid: closed as expired",
             Self::Invalid => "Not paid: closed as invalid",
             Self::SlotFreed => "Closed already: discount slot freed",
@@ -271,6 +275,7 @@ mod tests {
             to,
             license_issued: to == LocalStatus::Settled,
             license_id: None,
+            completed: Vec::new(),
             redemption: Some(RedemptionStatus::Redeemed),
             sale,
         }

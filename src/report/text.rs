@@ -41,6 +41,9 @@ fn line(change: &Changed) -> String {
         (true, None) => parts.push("license issued".into()),
         (false, _) => {}
     }
+    if !change.completed.is_empty() {
+        parts.push(format!("{} completed", change.completed.join(" and ")));
+    }
     if let Some(redemption) = change.redemption {
         parts.push(format!("redemption {}", redemption.word()));
     }
@@ -55,16 +58,25 @@ fn line(change: &Changed) -> String {
 /// Counts that are 0 are left out, but for `checked`.
 fn summary(report: &Report) -> String {
     let mut counts = vec![format!("{} checked", report.checked)];
-    let mut count = |number: usize, one: &str, many: &str| match number {
+    let mut count = |number: u64, one: &str, many: &str| match number {
         0 => {}
         1 => counts.push(format!("1 {one}")),
         number => counts.push(format!("{number} {many}")),
     };
-    count(report.changes.len(), "changed", "changed");
-    count(report.attention.len(), "needs attention", "need attention");
-    count(report.failures.len(), "failed", "failed");
+    count(report.changes.len() as u64, "changed", "changed");
+    count(
+        report.attention.len() as u64,
+        "needs attention",
+        "need attention",
+    );
+    count(report.failures.len() as u64, "failed", "failed");
     let too_old = "pending older than --max-age-hours";
-    count(report.out_of_window as usize, too_old, too_old);
+    count(report.out_of_window.into(), too_old, too_old);
+    count(
+        report.not_in_store,
+        "not in this store",
+        "not in this store",
+    );
     let requests = match report.requests {
         0 => String::new(),
         1 => "1 request, ".into(),

@@ -259,7 +259,7 @@ fn invalid_row_fails_alone() {
     shop.reconcile().exits(3).warns(
         "error: invoice dots (BTCPay invoice ..): its btcpay_invoice_id is a relative path
          error: invoice empty (BTCPay invoice ): its btcpay_invoice_id is empty
-         error: invoice text (BTCPay invoice btc-text): its amount_sats does not match [..] it is Text",
+         error: invoice text (BTCPay invoice btc-text): its amount_sats does not match [..] it is Text 'many'",
     );
 }
 
@@ -281,7 +281,6 @@ fn bad_value_fails_its_row_alone_and_by_id() {
         "product_id = CAST(x'ff' AS TEXT)",
         "product_id = x'00'",
         "policy_id = CAST(x'ff' AS TEXT)",
-        "policy_id = 'nowhere'",
         "buyer_email = CAST(x'ff' AS TEXT)",
     ] {
         let shop = Shop::open();

@@ -42,7 +42,7 @@ fn set_mode(file: impl AsRef<std::path::Path>, mode: u32) {
 fn missing_file_permission_is_reported_before_any_request() {
     for (file, folder, expected) in [
         (0o444, 0o755, ". Give this user write permission"),
-        (0o000, 0o755, "This user may not open it"),
+        (0o000, 0o755, "This user may not open the file"),
     ] {
         let shop = Shop::open();
         shop.sale("a").made();
@@ -124,7 +124,7 @@ fn real_run_rolls_back_a_crashed_write() {
     run()
         .flag("-n")
         .exits(1)
-        .warns("error: cannot read the database [..]. A program died while writing; [..]");
+        .warns("error: cannot read the database [..]. A program died while writing. [..]");
     run().exits(0).warns("");
     let settled: i64 = rusqlite::Connection::open(&crashed)
         .unwrap()

@@ -11,9 +11,9 @@ use crate::shop::{BTC, Shop};
 #[test]
 fn missing_setup_is_explained_in_three_lines() {
     Run::bare().exits(2).prints("").warns(
-        "error: nothing is configured. Set --database or RECONCILE_DATABASE, --btcpay-url or
-         error: BTCPAY_URL, --store-id or BTCPAY_STORE_ID, and --api-key-file or
-         error: BTCPAY_API_KEY_FILE. README.md explains each under 'Set it up'",
+        "error: no database and no server given. Set --database (RECONCILE_DATABASE),
+         error: --btcpay-url (BTCPAY_URL), --store-id (BTCPAY_STORE_ID) and --api-key-file
+         error: (BTCPAY_API_KEY_FILE). README.md explains them under 'Set it up'",
     );
 }
 

@@ -73,9 +73,9 @@ fn dry_run_lists_attention_with_sale_and_next_step() {
          if not, correct the row (UPDATE invoices SET status = 'pending' WHERE id = 'doubt'):
          http://127.0.0.1:[..]/invoices/btc-doubt
          late@example.com   Pro      21,000 sats  1 h  late
-         paid late: 0.00021 BTC arrived after the invoice expired. To accept the sale, mark it settled in
-         BTCPay and the next --recheck issues the license; otherwise refund the buyer and mark it
-         invalid: http://127.0.0.1:[..]/invoices/btc-late
+         paid late: 0.00021 BTC arrived after the invoice expired. To accept the sale, mark the invoice
+         settled in BTCPay and the next --recheck issues the license; otherwise refund the buyer and mark
+         it invalid: http://127.0.0.1:[..]/invoices/btc-late
 
          {TIME} dry run: 2 checked, 1 changed, 2 need attention; [..]"
         ));
@@ -117,15 +117,19 @@ fn json_report_is_always_one_object() {
     shop.sale("d").here("settled").there("New").made();
     shop.sale("e").there("Odd").made();
     let created_at = shop.query("SELECT min(created_at) FROM invoices");
-    let change =
-        |id: &str, from: &str, to: &str, issued: bool, license: Option<&str>, redemption: &str| {
-            json!({
-                "invoice_id": id, "btcpay_invoice_id": format!("btc-{id}"), "from": from, "to": to,
-                "license_issued": issued, "license_id": license, "redemption": redemption,
-                "buyer_email": format!("{id}@example.com"), "product": "Pro", "amount_sats": 21_000,
-                "created_at": created_at,
-            })
-        };
+    let change = |id: &str,
+                  from: &str,
+                  to: &str,
+                  issued: bool,
+                  license: Option<&str>,
+                  redemption: &str| {
+        json!({
+            "invoice_id": id, "btcpay_invoice_id": format!("btc-{id}"), "from": from, "to": to,
+            "license_issued": issued, "license_id": license, "redemption": redemption, "completed": [],
+            "buyer_email": format!("{id}@example.com"), "product": "Pro", "amount_sats": 21_000,
+            "created_at": created_at,
+        })
+    };
     let mut dry = shop.reconcile().flag("--dry-run").json(3);
     assert_eq!(
         dry["changes"],

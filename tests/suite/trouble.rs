@@ -74,12 +74,12 @@ fn retry_after_accepts_seconds_and_dates() {
         (
             "Retry-After: 86400\r\n",
             "0",
-            "BTCPay Server asks to be left alone[..]429[..]",
+            "BTCPay Server asks for a longer pause[..]429[..]",
         ),
         (
             "Retry-After: Fri, 21 Oct 2095 07:28:00 GMT\r\n",
             "0",
-            "BTCPay Server asks to be left alone[..]429[..]",
+            "BTCPay Server asks for a longer pause[..]429[..]",
         ),
     ] {
         let shop = Shop::open();

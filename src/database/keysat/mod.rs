@@ -5,16 +5,20 @@
 //!
 //! - `providers`: whose an invoice is, if the service has several payment providers
 //! - `tier_changes`, `renewals`: invoices that are no purchases, and whether the service applied them
-//! - `sale`: what a purchase is owed beside its license: subscription, deliveries, tip
+//! - `owed`: what a purchase is owed beside its license: `subscriptions`, `deliveries`, a tip
+//! - `trail`: what `audit_log` says of things whose rows are gone
 //! - `tables`: the columns that are used
 
+mod deliveries;
+mod owed;
 mod providers;
 mod renewals;
-mod sale;
+mod subscriptions;
 mod tables;
 mod tier_changes;
+mod trail;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use anyhow::Result;
@@ -26,35 +30,28 @@ use super::row::execute_one;
 use super::views::Views;
 use crate::invoice::{BtcpayInvoiceId, Invoice, Purpose, Store};
 
+pub use owed::AlsoOwed;
 use providers::UnknownStore;
-pub use sale::AlsoOwed;
-use tier_changes::Applied;
+use trail::Trail;
 
 /// A database with tables of Keysat's.
 pub struct Keysat {
     /// Those of the tables that matter, as `table.column`, in lower case.
     columns: HashSet<String>,
-    applied: RefCell<Applied>,
+    trail: RefCell<Trail>,
+    /// The newest row of `webhook_deliveries` that was searched for undelivered licenses.
+    deliveries_read_to: Cell<i64>,
 }
 
 const COLUMNS: &str = "
 SELECT lower(tables.name || '.' || columns.name)
   FROM sqlite_schema AS tables
-  JOIN pragma_table_info(tables.name) AS columns
+  JOIN pragma_table_xinfo(tables.name) AS columns
  WHERE tables.type = 'table'
    AND lower(tables.name) IN (
          'tier_changes', 'subscriptions', 'subscription_invoices', 'payment_providers',
          'btcpay_config', 'webhook_endpoints', 'webhook_deliveries',
          'invoices', 'policies', 'products')";
-
-/// A policy's force-deletion deletes its licenses but leaves invoices that name another policy.
-const LICENSE_MAY_BE_DELETED: &str = "
-invoices.status = 'settled' AND EXISTS (
-  SELECT 1
-    FROM main.audit_log
-   WHERE action = 'policy.force_delete'
-     AND (unixepoch(occurred_at) < unixepoch(invoices.created_at)) IS NOT TRUE
-)";
 
 /// Fills in whether the service has applied what `invoice` pays for, if it is no purchase.
 ///
@@ -93,7 +90,8 @@ impl Keysat {
         let columns = statement.query_map([], |row| row.get(0))?;
         let keysat = Self {
             columns: columns.collect::<rusqlite::Result<_>>()?,
-            applied: RefCell::default(),
+            trail: RefCell::default(),
+            deliveries_read_to: Cell::default(),
         };
         let is_keysats = keysat.has_tier_changes()
             || keysat.has_subscriptions()
@@ -130,18 +128,42 @@ impl Keysat {
             purposes.push(("renewal", renewals::IS_RENEWAL));
             incomplete.push(renewals::RENEWALS_PAST_DUE);
         }
+        if self.has_recurring_policies() {
+            incomplete.push(subscriptions::SALES_WITHOUT_SUBSCRIPTION);
+            views.is_recurring = "is_recurring".into();
+            views.trial_days = "trial_days".into();
+        }
+        if self.has_webhooks() {
+            connection.execute_batch(deliveries::UNDELIVERED)?;
+            incomplete.push(deliveries::SALES_UNDELIVERED);
+        }
+        if !incomplete.is_empty() {
+            views.incomplete = incomplete.join(" UNION ALL ");
+        }
         if !purposes.is_empty() {
             let whens = purposes
                 .iter()
                 .map(|(purpose, applies)| format!("WHEN {applies} THEN '{purpose}'"));
             views.purpose = format!("CASE {} END", whens.collect::<Vec<_>>().join(" "));
-            views.incomplete = incomplete.join(" UNION ALL ");
         }
+        // Only a purchase is owed these, and a license that has not changed since.
+        let is_purchase = format!(
+            "invoices.status = 'settled' AND ({}) IS NULL",
+            views.purpose
+        );
+        let unchanged = if self.has_tier_changes() {
+            "NOT EXISTS (SELECT 1 FROM main.tier_changes WHERE license_id = licenses.id)"
+        } else {
+            "1"
+        };
         if self.has_recurring_policies() {
-            views.trial_days =
-                "CASE WHEN is_recurring AND trial_days > 0 THEN trial_days END".into();
+            let missing = |what: &str| format!("{is_purchase} AND {unchanged} AND {what}");
+            views.missing_subscription = missing(subscriptions::HAS_NO_SUBSCRIPTION);
+            views.missing_cycle = missing(subscriptions::HAS_NO_CYCLE);
         }
-        views.license_deleted = LICENSE_MAY_BE_DELETED.into();
+        if self.has_webhooks() {
+            views.missing_delivery = format!("{is_purchase} AND {}", deliveries::IS_UNDELIVERED);
+        }
         Ok(Ok(()))
     }
 

@@ -97,7 +97,8 @@ impl Keysat {
             } else {
                 "NULL"
             };
-        let unnamed = i32::from(unnamed_are_ours);
+        // Which of several stores an invoice without a provider is of, BTCPay will say.
+        let unnamed = if unnamed_are_ours { "1" } else { "NULL" };
         format!(
             "coalesce(coalesce(invoices.payment_provider_id, {of_subscription})
                       IN (SELECT id FROM temp.our_providers), {unnamed})"

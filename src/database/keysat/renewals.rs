@@ -11,7 +11,7 @@ use crate::invoice::{Invoice, LocalStatus};
 pub const IS_RENEWAL: &str = "
 EXISTS (SELECT 1 FROM main.subscription_invoices WHERE invoice_id = invoices.id AND cycle_number >= 2)";
 
-/// Begins with what is sifted soon: there may be many settled invoices.
+/// Starts from the smaller tables: there may be many settled invoices.
 pub const RENEWALS_PAST_DUE: &str = "
 SELECT cycle.invoice_id, invoices.created_at
   FROM main.subscriptions
@@ -31,8 +31,8 @@ SELECT subscriptions.status,
  WHERE cycle.invoice_id = ?1
    AND cycle.cycle_number >= 2";
 
-/// How long after it was settled a renewal of a cycle that is over may still be what its subscription
-/// waits for, in seconds.
+/// How long after it was settled, in seconds, a renewal may still be what its subscription waits for
+/// although its cycle is over.
 const STILL_WAITED_FOR: i64 = 3 * 86_400;
 
 struct Cycle {
@@ -51,8 +51,8 @@ fn read_cycle(row: &Row) -> Result<Cycle> {
     })
 }
 
-/// Whether the service has renewed every subscription that `invoice` pays for. One that waits for
-/// money once the cycle is long over waits for the next renewal.
+/// Whether the service has renewed every subscription that `invoice` pays for. One that is
+/// past due long after the cycle ended waits for the next renewal.
 pub fn renewal_is_applied(
     connection: &Connection,
     invoice: &Invoice,

@@ -14,7 +14,7 @@ use crate::invoice::{Invoice, LocalStatus};
 pub const IS_TIER_CHANGE: &str =
     "EXISTS (SELECT 1 FROM main.tier_changes WHERE invoice_id = invoices.id)";
 
-/// Begins with what is sifted soon: there may be many settled invoices.
+/// Starts from the smaller table: there may be many settled invoices.
 pub const SETTLED_TIER_CHANGES: &str = "
 SELECT change.invoice_id, change.created_at
   FROM main.tier_changes AS change
@@ -73,43 +73,6 @@ fn read_change(row: &Row) -> Result<Change> {
     })
 }
 
-/// The service's notes on changes that it applied, newer than the audit row `?1`.
-const APPLIED: &str = "
-SELECT target_id, occurred_at
-  FROM audit_log
- WHERE rowid > ?1
-   AND action = 'subscription.upgrade.applied'
-   AND target_id IS NOT NULL";
-
-const NEWEST_AUDIT_ROW: &str = "SELECT coalesce(max(rowid), 0) FROM audit_log";
-
-/// When each change was applied, by its id, as far as `audit_log` has been read.
-#[derive(Default)]
-pub struct Applied {
-    read_to: i64,
-    last_at: HashMap<String, String>,
-}
-
-impl Applied {
-    fn read_on(&mut self, connection: &Connection) -> Result<()> {
-        let newest = connection
-            .prepare_cached(NEWEST_AUDIT_ROW)?
-            .query_row([], |row| row.get(0))?;
-        let mut statement = connection.prepare_cached(APPLIED)?;
-        let mut rows = statement.query([self.read_to])?;
-        while let Some(row) = rows.next()? {
-            let at: String = column_value(row, "occurred_at")?;
-            let last = self.last_at.entry(column_value(row, "target_id")?);
-            let last = last.or_default();
-            if at > *last {
-                *last = at;
-            }
-        }
-        self.read_to = newest;
-        Ok(())
-    }
-}
-
 impl Keysat {
     /// Whether the service has applied every change that `invoice` pays for.
     pub(super) fn tier_change_is_applied(
@@ -122,13 +85,12 @@ impl Keysat {
         let history: Vec<Change> = statement
             .query_and_then([&invoice.id.0], read_change)?
             .collect::<Result<_>>()?;
-        let mut applied = self.applied.borrow_mut();
-        applied.read_on(connection)?;
+        let applied = self.applied_changes(connection)?;
         let is_settled = invoice.status == LocalStatus::Settled;
         let mut paid = history.iter().filter(|change| change.is_of_the_invoice);
         Ok(paid.all(|change| {
-            applied.last_at.contains_key(&change.id)
-                || is_settled && change.shows(&history, &applied.last_at, clock.now)
+            applied.contains_key(&change.id)
+                || is_settled && change.shows(&history, &applied, clock.now)
         }))
     }
 }

@@ -1,0 +1,104 @@
+//! `--issue`: a person decides that a buyer gets the license that a doubt holds back.
+
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+
+use crate::btcpay::{AskError, Btcpay};
+use crate::config::Config;
+use crate::database::{Access, Database, WriteError, Writing};
+use crate::deadline::Deadline;
+use crate::decide::{Doubt, Written, decide_to_issue};
+use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, Sale};
+use crate::report::Report;
+
+/// Issues the license for the invoice of this id, the service's or BTCPay's, at Unix second `now`.
+/// Why it was not is in the report.
+pub fn issue(config: &Config, id: &str, now: i64) -> Report {
+    let started = Instant::now();
+    let mut report = Report::new(config.access == Access::Read, config.store.clone());
+    if let Err(stopped) = issue_until_stopped(config, id, now, &mut report) {
+        report.error = Some(format!("{stopped:#}"));
+    }
+    report.elapsed_ms = started.elapsed().as_millis();
+    report
+}
+
+fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report) -> Result<()> {
+    let deadline = Deadline::after(config.deadline_seconds);
+    let (path, store) = (&config.database, &config.store);
+    let mut database = Database::open(path, config.access, store, now, deadline)?;
+    let mut found = database.find(id)?;
+    let (Some(invoice), true) = (found.pop(), found.is_empty()) else {
+        let why = match found.len() {
+            0 => "no invoice has this id",
+            _ => "several invoices have this id. Give the other one of the two ids",
+        };
+        let (id, btcpay_id) = (InvoiceId(id.into()), BtcpayInvoiceId(id.into()));
+        report.failed(id, btcpay_id, &anyhow!(why));
+        return Ok(());
+    };
+    let invoice = match invoice {
+        Ok(invoice) => invoice,
+        Err(unreadable) => {
+            report.failed(unreadable.id, unreadable.btcpay_id, &unreadable.error);
+            return Ok(());
+        }
+    };
+    let answer = if invoice.btcpay_id.is_free() && invoice.status == LocalStatus::Settled {
+        Ok(Answer::of_a_free_sale())
+    } else {
+        let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
+        let answer = btcpay.invoice(&invoice.btcpay_id);
+        report.requests = btcpay.requests();
+        answer
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(AskError::Refused(error) | AskError::NotInStore(error)) => {
+            report.failed(invoice.id, invoice.btcpay_id, &error);
+            return Ok(());
+        }
+        Err(stop @ (AskError::Unanswered(_) | AskError::Fatal(_) | AskError::Deadline(_))) => {
+            return Err(stop.into());
+        }
+    };
+    report.checked = 1;
+    let write = |writing: &mut Writing, listed: &Invoice| write(writing, listed, &answer);
+    database.write_each(vec![invoice], write, |invoice, outcome| match outcome {
+        Ok((sale, written)) => {
+            for attention in written.attention() {
+                report.needs_attention(&invoice, sale.clone(), &attention);
+            }
+            report.changed(invoice, sale, written);
+        }
+        Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
+    })
+}
+
+/// Issues it on what the database says under the write lock.
+fn write(
+    writing: &mut Writing,
+    listed: &Invoice,
+    answer: &Answer,
+) -> Result<(Sale, Written), WriteError> {
+    let refused = |why: &str| WriteError::Invoice(anyhow!("no license was issued: {why}"));
+    let Some((mut current, sale)) = writing.reread(&listed.id)? else {
+        return Err(refused("the service has just changed it"));
+    };
+    match writing.doubt(&current)? {
+        Some(Doubt::NoPurchase(purpose)) => current.purpose = purpose,
+        Some(Doubt::ProductMissing(id)) => {
+            return Err(refused(&format!("its product {id} does not exist")));
+        }
+        Some(
+            Doubt::NotedAs(_)
+            | Doubt::LicenseByHand(_)
+            | Doubt::LicenseDeleted(_)
+            | Doubt::PolicyMissing(_),
+        )
+        | None => {}
+    }
+    let change = decide_to_issue(&current, answer).map_err(|why| refused(&why))?;
+    Ok((sale, writing.write(&current, &change)?))
+}
