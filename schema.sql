@@ -131,8 +131,9 @@ CREATE INDEX discount_redemptions_pending ON discount_redemptions (invoice_id)
   WHERE status = 'pending';
 
 -- Who changed what. `reconcile` writes actor_kind 'reconcile'; the actions invoice.settled,
--- invoice.expired, invoice.invalid, license.issued, redemption.redeemed, redemption.cancelled; and
--- in details_json invoice_id, btcpay_invoice_id, and the invoice's status before and after (from, to).
+-- invoice.expired, invoice.invalid, license.issued (decided_by 'person' with
+-- --issue), redemption.redeemed, redemption.cancelled, sale.completed; and in details_json invoice_id,
+-- btcpay_invoice_id, and the invoice's status before and after (from, to).
 CREATE TABLE audit_log (
   id           INTEGER PRIMARY KEY AUTOINCREMENT,
   actor_kind   TEXT NOT NULL,
