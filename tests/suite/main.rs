@@ -14,6 +14,7 @@ mod daemon;
 mod databases;
 mod differences;
 mod disks;
+mod exact;
 mod first_contact;
 mod keysat;
 mod kills;
