@@ -208,7 +208,10 @@ pub fn decide_in_doubt(invoice: &Invoice, answer: &Answer, doubt: Doubt) -> Deci
 /// # Errors
 ///
 /// Why it is refused.
-pub fn decide_to_issue(invoice: &Invoice, answer: &Answer) -> Result<Change, String> {
+pub fn decide_to_issue(
+    invoice: &Invoice,
+    answer: &Answer,
+) -> Result<(Change, Option<Attention>), String> {
     if answer.status != BtcpayStatus::Settled {
         return Err(format!("BTCPay says {}, not Settled", answer.status.word()));
     }
@@ -216,11 +219,14 @@ pub fn decide_to_issue(invoice: &Invoice, answer: &Answer) -> Result<Change, Str
         (Purpose::TierChange { .. }, _) => Err("it pays for a change of tier".into()),
         (Purpose::Renewal { .. }, _) => Err("it pays for a renewal".into()),
         (Purpose::Purchase, License::Issued { id, .. }) => Err(format!("it has license {id}")),
-        (Purpose::Purchase, License::None) => Ok(Change::Settle {
-            issue: Some(Issue::ByPerson),
-            complete: Missing::NOTHING,
-            redeem: redeem(invoice),
-        }),
+        (Purpose::Purchase, License::None) => {
+            let change = Change::Settle {
+                issue: Some(Issue::ByPerson),
+                complete: Missing::NOTHING,
+                redeem: redeem(invoice),
+            };
+            Ok((change, mismatch(invoice, answer)))
+        }
     }
 }
 
@@ -258,8 +264,7 @@ fn settle(invoice: &Invoice, answer: &Answer) -> Decision {
                 complete: invoice.missing,
                 redeem: redeem(invoice),
             }),
-            attention: amount_differs(invoice, answer)
-                .then(|| Attention::AmountMismatch(answer.money.clone())),
+            attention: mismatch(invoice, answer),
         },
         Purpose::TierChange { applied: true } | Purpose::Renewal { applied: true }
             if is_complete(invoice) =>
@@ -295,6 +300,10 @@ fn surplus_license(invoice: &Invoice) -> Option<LicenseId> {
         }
         | License::None => None,
     }
+}
+
+fn mismatch(invoice: &Invoice, answer: &Answer) -> Option<Attention> {
+    amount_differs(invoice, answer).then(|| Attention::AmountMismatch(answer.money.clone()))
 }
 
 /// A tolerance set in BTCPay may settle an invoice for less than its amount; a person who marked it

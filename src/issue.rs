@@ -8,8 +8,8 @@ use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
 use crate::database::{Access, Database, WriteError, Writing};
 use crate::deadline::Deadline;
-use crate::decide::{Doubt, Written, decide_to_issue};
-use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, Sale};
+use crate::decide::{Attention, Doubt, Written, decide_to_issue};
+use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, Sale};
 use crate::report::Report;
 
 /// Issues the license for the invoice of this id, the service's or BTCPay's, at Unix second `now`.
@@ -45,7 +45,7 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
             return Ok(());
         }
     };
-    let answer = if invoice.btcpay_id.is_free() && invoice.status == LocalStatus::Settled {
+    let answer = if invoice.btcpay_id.is_free() {
         Ok(Answer::of_a_free_sale())
     } else {
         let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
@@ -66,39 +66,45 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
     report.checked = 1;
     let write = |writing: &mut Writing, listed: &Invoice| write(writing, listed, &answer);
     database.write_each(vec![invoice], write, |invoice, outcome| match outcome {
-        Ok((sale, written)) => {
-            for attention in written.attention() {
-                report.needs_attention(&invoice, sale.clone(), &attention);
+        Ok(issued) => {
+            for attention in issued.attention {
+                report.needs_attention(&invoice, issued.sale.clone(), &attention);
             }
-            report.changed(invoice, sale, written);
+            report.changed(invoice, issued.sale, issued.written);
         }
         Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
     })
 }
 
+struct Issued {
+    sale: Sale,
+    written: Written,
+    attention: Vec<Attention>,
+}
+
 /// Issues it on what the database says under the write lock.
-fn write(
-    writing: &mut Writing,
-    listed: &Invoice,
-    answer: &Answer,
-) -> Result<(Sale, Written), WriteError> {
+fn write(writing: &mut Writing, listed: &Invoice, answer: &Answer) -> Result<Issued, WriteError> {
     let refused = |why: &str| WriteError::Invoice(anyhow!("no license was issued: {why}"));
     let Some((mut current, sale)) = writing.reread(&listed.id)? else {
         return Err(refused("the service has just changed it"));
     };
-    match writing.doubt(&current)? {
-        Some(Doubt::NoPurchase(purpose)) => current.purpose = purpose,
-        Some(Doubt::ProductMissing(id)) => {
-            return Err(refused(&format!("its product {id} does not exist")));
-        }
-        Some(
+    for doubt in writing.doubts(&current)? {
+        match doubt {
+            Doubt::NoPurchase(purpose) => current.purpose = purpose,
+            Doubt::ProductMissing(id) => {
+                return Err(refused(&format!("its product {id} does not exist")));
+            }
             Doubt::NotedAs(_)
             | Doubt::LicenseByHand(_)
             | Doubt::LicenseDeleted(_)
-            | Doubt::PolicyMissing(_),
-        )
-        | None => {}
+            | Doubt::PolicyMissing(_) => {}
+        }
     }
-    let change = decide_to_issue(&current, answer).map_err(|why| refused(&why))?;
-    Ok((sale, writing.write(&current, &change)?))
+    let (change, attention) = decide_to_issue(&current, answer).map_err(|why| refused(&why))?;
+    let written = writing.write(&current, &change)?;
+    Ok(Issued {
+        sale,
+        attention: attention.into_iter().chain(written.attention()).collect(),
+        written,
+    })
 }

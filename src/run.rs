@@ -189,7 +189,7 @@ fn decide_again_and_write(
     }
     let mut decision = decide(&current, answer);
     if decision.gives()
-        && let Some(doubt) = writing.doubt(&current)?
+        && let Some(doubt) = writing.doubts(&current)?.into_iter().next()
     {
         decision = decide_in_doubt(&current, answer, doubt);
     }

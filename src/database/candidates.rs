@@ -184,10 +184,15 @@ impl Database {
                 Err(error) => listing.unreadable.push(unreadable(row, error)?),
             }
         }
+        drop(rows);
+        drop(statement);
+        // A rollback would empty the temporary tables that were filled.
+        read.commit()?;
         Ok(listing)
     }
 
-    /// The invoices of this id, the service's or BTCPay's; two at most.
+    /// The invoices of this id, the service's or BTCPay's; two at most. One that cannot be sold in our
+    /// store is [`Unreadable`] too.
     ///
     /// # Errors
     ///
@@ -198,7 +203,7 @@ impl Database {
             let mut rows = statement.query([id])?;
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
-                found.push(match read_invoice(row) {
+                found.push(match read_sold(row) {
                     Ok(invoice) => Ok(invoice),
                     Err(error) => Err(unreadable(row, error)?),
                 });
@@ -233,6 +238,26 @@ impl Database {
         }
         Ok(())
     }
+}
+
+/// Reads an invoice whose license may be issued if BTCPay Server says so, or if it was free.
+fn read_sold(row: &Row) -> Result<Invoice> {
+    let is_ours: Option<bool> = column_value(row, "is_ours")?;
+    let invoice = read_invoice(row)?;
+    if invoice.btcpay_id.is_free() {
+        ensure!(
+            invoice.status == LocalStatus::Settled,
+            "it was free, and the service calls it {}, not settled",
+            invoice.status.word()
+        );
+        ensure_free(&invoice)?;
+    } else {
+        ensure!(
+            is_ours != Some(false),
+            "it is of another payment provider or store. Set --btcpay-url and --store-id to its own"
+        );
+    }
+    Ok(invoice)
 }
 
 fn unreadable(row: &Row, error: anyhow::Error) -> rusqlite::Result<Unreadable> {
@@ -287,12 +312,7 @@ impl Database {
 fn free(invoice: Invoice) -> Result<Candidate> {
     Ok(match (invoice.status, invoice.purpose) {
         (LocalStatus::Settled, Purpose::Purchase) => {
-            ensure!(
-                invoice.amount_sats == 0,
-                "its btcpay_invoice_id says that it was free, but its amount_sats is {}. Correct one \
-                 of them",
-                invoice.amount_sats
-            );
+            ensure_free(&invoice)?;
             Candidate::Free(invoice)
         }
         (LocalStatus::Settled, Purpose::TierChange { .. } | Purpose::Renewal { .. })
@@ -300,4 +320,13 @@ fn free(invoice: Invoice) -> Result<Candidate> {
             Candidate::Complete
         }
     })
+}
+
+fn ensure_free(invoice: &Invoice) -> Result<()> {
+    ensure!(
+        invoice.amount_sats == 0,
+        "its btcpay_invoice_id says that it was free, but its amount_sats is {}. Correct one of them",
+        invoice.amount_sats
+    );
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! The part of schema.sql that this program uses.
 
-use rusqlite::{Connection, Result};
+use rusqlite::{Connection, Error, Result};
 
 use super::audit::AUDIT;
 use super::license::ISSUE_LICENSE;
@@ -43,7 +43,7 @@ pub fn missing(connection: &Connection) -> Result<Vec<String>> {
     if missing.is_empty() {
         for (table, sql) in STATEMENTS {
             if let Err(error) = connection.prepare(sql) {
-                missing.push(explain(table, &error.to_string()));
+                missing.push(explain(table, &error));
             }
         }
     }
@@ -58,12 +58,25 @@ const STATEMENTS: [(&str, &str); 5] = [
     ("audit_log", AUDIT),
 ];
 
-fn explain(table: &str, error: &str) -> String {
-    if error.contains("ON CONFLICT clause does not match") {
+fn explain(table: &str, error: &Error) -> String {
+    let why = why(error);
+    if why.contains("ON CONFLICT clause does not match") {
         "licenses.invoice_id is not UNIQUE (CREATE UNIQUE INDEX licenses_invoice ON \
          licenses(invoice_id) makes it so)"
             .into()
     } else {
-        format!("SQLite cannot write to the table {table} ({error})")
+        cannot_write(table, &why)
+    }
+}
+
+pub fn cannot_write(table: &str, why: &str) -> String {
+    format!("SQLite cannot write to the table {table} ({why})")
+}
+
+/// What SQLite says, without the statement.
+pub fn why(error: &Error) -> String {
+    match error {
+        Error::SqlInputError { msg, .. } => msg.clone(),
+        other => other.to_string(),
     }
 }

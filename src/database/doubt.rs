@@ -66,36 +66,30 @@ fn read_references(row: &Row) -> Result<References> {
     })
 }
 
-/// The first reason that there is.
+/// Every reason that there is, the one that weighs most first.
 ///
 /// # Errors
 ///
 /// A row does not fit the contract.
-pub fn doubt(
+pub fn doubts(
     connection: &Connection,
     keysat: Option<&Keysat>,
     invoice: &Invoice,
-) -> Result<Option<Doubt>> {
-    let other = keysat.map(|keysat| keysat.doubt_of_purchase(connection, invoice));
-    if let Some(doubt) = other.transpose()?.flatten() {
-        return Ok(Some(doubt));
-    }
+) -> Result<Vec<Doubt>> {
+    let mut doubts = Vec::new();
+    let of_purchase = keysat.map(|keysat| keysat.doubt_of_purchase(connection, invoice));
+    doubts.extend(of_purchase.transpose()?.flatten());
     let references = one(connection, REFERENCES, &[&invoice.id.0], read_references)?;
     let (Some(found), License::None) = (references, &invoice.license) else {
-        return Ok(None);
+        return Ok(doubts);
     };
     if !found.product_exists {
-        return Ok(Some(Doubt::ProductMissing(found.product_id)));
+        doubts.push(Doubt::ProductMissing(found.product_id.clone()));
     }
-    if let Some(id) = found.license_by_hand {
-        return Ok(Some(Doubt::LicenseByHand(id)));
-    }
+    doubts.extend(found.license_by_hand.map(Doubt::LicenseByHand));
     let deletion = keysat.map(|keysat| keysat.deletion(connection, invoice, &found.product_id));
-    if let Some(deletion) = deletion.transpose()?.flatten() {
-        return Ok(Some(Doubt::LicenseDeleted(deletion)));
-    }
-    Ok(found
-        .policy_id
-        .filter(|_| !found.policy_exists)
-        .map(Doubt::PolicyMissing))
+    doubts.extend(deletion.transpose()?.flatten().map(Doubt::LicenseDeleted));
+    let missing = found.policy_id.filter(|_| !found.policy_exists);
+    doubts.extend(missing.map(Doubt::PolicyMissing));
+    Ok(doubts)
 }

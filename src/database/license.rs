@@ -1,12 +1,12 @@
 //! The license that an invoice's buyer is owed, and its terms.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, Savepoint, named_params};
 use serde_json::Value;
 
 use super::clock::{Clock, unix_seconds};
-use super::row::{column_value, execute_one, flag, one};
+use super::row::{column_value, execute_one, flag, kind, one};
 use super::views::Views;
 use crate::invoice::{InvoiceId, LicenseId};
 
@@ -95,7 +95,6 @@ const POLICIES: &str = "
 SELECT *
   FROM policy_rows
  WHERE product_id = ?1
-   AND archived_at IS NULL
  ORDER BY slug = 'default' DESC, name, id";
 
 const ISSUED: &str = "
@@ -141,13 +140,25 @@ fn read_policy(row: &Row) -> Result<Policy> {
     read().with_context(|| format!("its policy {id} cannot be used"))
 }
 
-/// The first of the product's policies that is active.
+/// Whether the policy is active and was not archived.
+fn is_in_use(row: &Row) -> Result<bool> {
+    let time = |text| str::from_utf8(text).ok().and_then(unix_seconds);
+    match row.get_ref("archived_at")? {
+        ValueRef::Null => flag(row, "policies", "active"),
+        ValueRef::Text(text) if time(text).is_some() => Ok(false),
+        value => bail!(
+            "policies.archived_at is {}, which is not a time. Set it to NULL if the policy is in use",
+            kind(value)
+        ),
+    }
+}
+
+/// The first of the product's policies that is in use.
 fn default_policy(connection: &Connection, product_id: &str) -> Result<Option<Policy>> {
     let mut statement = connection.prepare_cached(POLICIES)?;
     let mut rows = statement.query([product_id])?;
     while let Some(row) = rows.next()? {
-        let is_active = flag(row, "policies", "active");
-        if is_active.context("its product's policy cannot be used")? {
+        if is_in_use(row).context("its product's policy cannot be used")? {
             return read_policy(row).map(Some);
         }
     }

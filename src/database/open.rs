@@ -67,6 +67,14 @@ impl Database {
                     missing.join(", ")
                 );
             }
+            let unwritable = keysat.unwritable(&connection);
+            if !unwritable.is_empty() {
+                bail!(
+                    "cannot use the database {shown}: {}. Correct the triggers, indexes and \
+                     references of its tables",
+                    unwritable.join(", ")
+                );
+            }
             keysat
                 .change_views(&mut views, &connection, store)
                 .map_err(unreadable)?

@@ -54,7 +54,8 @@ pub fn column_value<T: FromSql>(row: &Row, column: &str) -> Result<T> {
     })
 }
 
-fn kind(value: ValueRef) -> String {
+/// A value with its type.
+pub fn kind(value: ValueRef) -> String {
     match value {
         ValueRef::Null => "NULL".into(),
         value => format!("{} '{}'", value.data_type(), shown(value)),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::clock::Clock;
-use super::doubt::doubt;
+use super::doubt::doubts;
 use super::errors::{concerns_the_file, explain, refused};
 use super::invoice_row::{read_invoice, read_sale};
 use super::keysat::{self, AlsoOwed, Keysat};
@@ -118,13 +118,13 @@ impl Writing<'_> {
             .map_err(|error| self.classify(error))
     }
 
-    /// Why the license that a decision gives for `invoice` may not be owed.
+    /// Why the license that a decision gives for `invoice` may not be owed: what weighs most first.
     ///
     /// # Errors
     ///
     /// A row that could tell does not fit the contract.
-    pub fn doubt(&self, invoice: &Invoice) -> Result<Option<Doubt>, WriteError> {
-        doubt(&self.transaction, self.keysat, invoice).map_err(|error| self.classify(error))
+    pub fn doubts(&self, invoice: &Invoice) -> Result<Vec<Doubt>, WriteError> {
+        doubts(&self.transaction, self.keysat, invoice).map_err(|error| self.classify(error))
     }
 
     fn try_to_write(&mut self, invoice: &Invoice, change: &Change) -> Result<Written> {

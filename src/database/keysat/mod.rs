@@ -192,7 +192,7 @@ impl Keysat {
     }
 
     fn has_webhooks(&self) -> bool {
-        self.has_most_of(tables::WEBHOOKS)
+        self.has_most_of(tables::ENDPOINTS) && self.has_most_of(tables::DELIVERIES)
     }
 
     fn has(&self, table: &str, column: &str) -> bool {

@@ -18,7 +18,7 @@ SELECT invoices.id AS invoice_id, invoices.created_at
   JOIN main.licenses ON licenses.invoice_id = invoices.id
   JOIN main.policies ON policies.id = licenses.policy_id
  WHERE invoices.status = 'settled'
-   AND lower(policies.is_recurring) IN ('1', 't', 'true', 'yes')
+   AND lower(policies.is_recurring) IN ('1', '1.0', 't', 'true', 'yes')
    AND NOT EXISTS (
          SELECT 1
            FROM main.subscriptions
@@ -32,7 +32,7 @@ AND EXISTS (
       SELECT 1
         FROM main.policies
        WHERE id = licenses.policy_id
-         AND lower(is_recurring) IN ('1', 't', 'true', 'yes'))
+         AND lower(is_recurring) IN ('1', '1.0', 't', 'true', 'yes'))
 AND NOT EXISTS (SELECT 1 FROM main.subscriptions WHERE license_id = licenses.id)";
 
 pub const HAS_NO_CYCLE: &str = "
@@ -111,7 +111,7 @@ impl Keysat {
         };
         let sql = format!(
             "SELECT policies.is_recurring,
-                    max(coalesce(policies.renewal_period_days, 1), 1) AS period_days,
+                    policies.renewal_period_days,
                     {listed_currency},
                     {listed_value},
                     {merchant_profile_id},
@@ -129,7 +129,8 @@ impl Keysat {
             if !flag(row, "policies", "is_recurring")? {
                 return Ok(None);
             }
-            let period_days: i64 = column_value(row, "period_days")?;
+            let period_days: Option<i64> = column_value(row, "renewal_period_days")?;
+            let period_days = period_days.unwrap_or(1).max(1);
             let listed = (
                 column_value::<Option<String>>(row, "listed_currency")?,
                 column_value::<Option<i64>>(row, "listed_value")?,

@@ -1,6 +1,9 @@
 //! The columns of Keysat's tables that are used.
 
+use rusqlite::Connection;
+
 use super::Keysat;
+use crate::database::contract;
 
 /// A table's name, and its columns.
 pub type Table = (&'static str, &'static str);
@@ -23,13 +26,11 @@ const SUBSCRIPTIONS: &[Table] = &[
 const RECURRING_POLICIES: &[Table] = &[("policies", "is_recurring renewal_period_days trial_days")];
 const TIPPING_POLICIES: &[Table] = &[("policies", "tip_recipient tip_pct_bps")];
 pub const PROVIDERS: &[Table] = &[("payment_providers", "id kind base_url store_id")];
-pub const WEBHOOKS: &[Table] = &[
-    ("webhook_endpoints", "id event_types active"),
-    (
-        "webhook_deliveries",
-        "id endpoint_id event_type payload_json attempt_count next_attempt_at created_at",
-    ),
-];
+pub const ENDPOINTS: &[Table] = &[("webhook_endpoints", "id event_types active")];
+pub const DELIVERIES: &[Table] = &[(
+    "webhook_deliveries",
+    "id endpoint_id event_type payload_json attempt_count next_attempt_at created_at",
+)];
 
 impl Keysat {
     /// Whether each of `tables` has more than half of its columns.
@@ -41,6 +42,25 @@ impl Keysat {
         })
     }
 
+    /// Which of the tables that are written SQLite cannot write, as phrases.
+    pub fn unwritable(&self, connection: &Connection) -> Vec<String> {
+        let written = [
+            (self.has_recurring_policies(), SUBSCRIPTIONS),
+            (self.has_webhooks(), DELIVERIES),
+        ];
+        let tables = written.iter().filter(|(here, _)| *here);
+        tables
+            .flat_map(|(_, tables)| *tables)
+            .filter_map(|(table, columns)| {
+                let values = vec!["NULL"; columns.split(' ').count()].join(", ");
+                let columns = columns.replace(' ', ", ");
+                let insert = format!("INSERT INTO {table} ({columns}) VALUES ({values})");
+                let error = connection.prepare(&insert).err()?;
+                Some(contract::cannot_write(table, &contract::why(&error)))
+            })
+            .collect()
+    }
+
     /// What the recognized tables lack of them, as phrases.
     pub fn missing(&self) -> Vec<String> {
         let recognized = [
@@ -49,7 +69,8 @@ impl Keysat {
             (self.has_recurring_policies(), RECURRING_POLICIES),
             (self.has_tips(), TIPPING_POLICIES),
             (self.has_providers(), PROVIDERS),
-            (self.has_webhooks(), WEBHOOKS),
+            (self.has_webhooks(), ENDPOINTS),
+            (self.has_webhooks(), DELIVERIES),
         ];
         let tables = recognized.iter().filter(|(here, _)| *here);
         tables
