@@ -15,6 +15,7 @@ mod databases;
 mod differences;
 mod disks;
 mod first_contact;
+mod histories;
 mod keysat;
 mod kills;
 mod licenses;
