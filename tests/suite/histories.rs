@@ -395,6 +395,21 @@ fn noted_upgrade_or_renewal_waits_for_a_person() {
 }
 
 #[test]
+fn recorded_upgrade_is_reported_within_the_window_only() {
+    let shop = Shop::of_keysat();
+    let four_days_ago = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-4 days')";
+    let sale = shop.sale("a").created(four_days_ago);
+    sale.updated(four_days_ago).made();
+    let (action, details) = CLUES[0];
+    shop.noted(action, "old", details, AN_HOUR_AGO);
+    let advice = shop.only_asks("tier_change_paid");
+    let (_, sql) = advice.split_once("record it (").unwrap();
+    shop.sql(sql.split_once(')').unwrap().0);
+    shop.only_asks("tier_change_paid");
+    shop.is_finished(shop.reconcile().flag("--recheck"));
+}
+
+#[test]
 fn upgrade_is_known_without_its_tables() {
     let shop = Shop::of_keysat();
     shop.sale("a").here("settled").made();
@@ -487,10 +502,10 @@ fn two_sales_and_one_license_by_hand_are_told_apart() {
         assert_eq!(report["changes"], json!([]));
         assert_eq!(report["attention"].as_array().unwrap().len(), 2);
         let advice = report["attention"].as_array().unwrap().iter();
-        let of_a = advice
+        let mut of_a = advice
             .filter(|item| item["invoice_id"] == "a")
             .map(|item| item["detail"].as_str().unwrap());
-        shop.sql(link_of(of_a.last().unwrap()));
+        shop.sql(link_of(of_a.next_back().unwrap()));
         // The other one is without doubt now.
         shop.is_decided();
         assert_eq!(
@@ -512,7 +527,7 @@ fn license_by_hand_revoked_again_still_leaves_a_doubt() {
 #[test]
 fn nobody_is_tied_to_nobody() {
     for open in SHOPS {
-        for here in LOCAL_STATUSES {
+        for here in ["pending", "settled"] {
             for (buyer, owner) in [
                 ("NULL", "NULL"),
                 ("''", "''"),
@@ -866,34 +881,31 @@ fn trigger_also_answers_a_persons_decision() {
 
 // What a person is told to do.
 
-type History = fn(&Shop);
+/// A reason, the shops that have it, and what happened to sale `a`.
+type Doubt = (&'static str, &'static [fn() -> Shop], fn(&Shop));
 
 /// Each doubt with two ways out: to issue the license, or to tie one that exists.
-const DOUBTS: [(&str, [Option<fn() -> Shop>; 2], History); 4] = [
-    (
-        "license_by_hand",
-        [Some(Shop::open), Some(Shop::of_keysat)],
-        |shop| shop.has_license_by_hand("datetime('now', '-5 minutes')"),
-    ),
-    ("license_deleted", [None, Some(Shop::of_keysat)], |shop| {
+const DOUBTS: [Doubt; 4] = [
+    ("license_by_hand", &SHOPS, |shop| {
+        shop.has_license_by_hand("datetime('now', '-5 minutes')");
+    }),
+    ("license_deleted", &[Shop::of_keysat], |shop| {
         shop.sql("UPDATE invoices SET status = 'settled'");
         shop.policy_was_deleted();
     }),
-    ("license_deleted", [None, Some(Shop::of_keysat)], |shop| {
+    ("license_deleted", &[Shop::of_keysat], |shop| {
         shop.sql("UPDATE invoices SET status = 'settled', policy_id = 'gone'");
         shop.policy_was_deleted();
     }),
-    (
-        "policy_missing",
-        [Some(Shop::open), Some(Shop::of_keysat)],
-        |shop| shop.sql("UPDATE invoices SET policy_id = 'gone'"),
-    ),
+    ("policy_missing", &SHOPS, |shop| {
+        shop.sql("UPDATE invoices SET policy_id = 'gone'");
+    }),
 ];
 
 #[test]
 fn either_advice_followed_to_the_letter_ends_the_doubt() {
     for (reason, shops, history) in DOUBTS {
-        for open in shops.into_iter().flatten() {
+        for open in shops {
             for id in ["a", "it's \"$(a)\" -n; b"] {
                 let in_doubt = || {
                     let shop = open();
@@ -941,9 +953,35 @@ fn either_advice_followed_to_the_letter_ends_the_doubt() {
 }
 
 #[test]
+fn every_kind_of_run_asks() {
+    for (reason, shops, history) in DOUBTS {
+        for open in shops {
+            let shop = open();
+            shop.sale("a").made();
+            history(&shop);
+            for run in [
+                shop.reconcile(),
+                shop.reconcile().flag("-n"),
+                shop.reconcile().flag("--recheck"),
+            ] {
+                let report = run.json(0);
+                assert_eq!(report["changes"], json!([]));
+                assert_eq!(report["attention"][0]["reason"], reason, "{report}");
+            }
+            shop.reconcile()
+                .exits(0)
+                .prints("20[..]Z 1 checked, 1 needs attention; 1 request, [..] ms")
+                .warns(&format!(
+                    "warning: invoice a: {reason}: [..]/invoices/btc-a"
+                ));
+        }
+    }
+}
+
+#[test]
 fn decision_can_be_seen_before_it_is_made() {
     for (reason, shops, history) in DOUBTS {
-        for open in shops.into_iter().flatten() {
+        for open in shops {
             let shop = open();
             shop.sale("a").made();
             history(&shop);
