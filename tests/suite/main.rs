@@ -16,6 +16,7 @@ mod differences;
 mod disks;
 mod exact;
 mod first_contact;
+mod histories;
 mod issue;
 mod keysat;
 mod kills;
