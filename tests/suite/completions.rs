@@ -115,7 +115,7 @@ impl Shop {
         for options in [&[][..], &["--recheck"]] {
             for option in [None, Some("-n")] {
                 let run = options.iter().copied().chain(option);
-                let report = run.fold(self.reconcile(), |run, one| run.flag(one)).json(0);
+                let report = run.fold(self.reconcile(), super::program::Run::flag).json(0);
                 assert_eq!(report["changes"], json!([]), "{why}");
                 assert_eq!(report["attention"], json!([]), "{why}");
             }
@@ -424,6 +424,8 @@ fn recurring_is_recognized_in_any_spelling() {
     }
 }
 
+type History = Box<dyn Fn(&Shop)>;
+
 #[test]
 fn renewals_and_tier_changes_are_never_completed() {
     let by_audit = |action: &'static str| {
@@ -432,7 +434,7 @@ fn renewals_and_tier_changes_are_never_completed() {
     let by_note = |note: &'static str| {
         move |shop: &Shop| shop.sql(&format!("UPDATE invoices SET buyer_note = '{note}'"))
     };
-    let histories: [(Box<dyn Fn(&Shop)>, &str); 8] = [
+    let histories: [(History, &str); 8] = [
         (
             Box::new(|shop| shop.is_a_tier_change("a")),
             "tier_change_paid",
@@ -474,6 +476,10 @@ fn renewals_and_tier_changes_are_never_completed() {
             let detail = report["attention"][0]["detail"].as_str().unwrap();
             assert!(detail.contains("License lic-a"), "{place}: {detail}");
             assert!(detail.contains("revoke"), "{place}: {detail}");
+            assert!(
+                !detail.contains("--issue"),
+                "{place}: it has a license, so this would be refused: {detail}"
+            );
             assert_eq!(shop.everything(), before, "{place}");
         }
     }
@@ -541,6 +547,24 @@ fn part_added_during_the_request_is_not_doubled() {
     );
     assert_eq!(shop.query("SELECT count(*) FROM subscriptions"), "1");
     assert_eq!(shop.parts()[2].lines().count(), 1);
+}
+
+#[test]
+fn license_revoked_during_the_request_is_left_alone() {
+    for lost in [LOST_SUBSCRIPTION, LOST_CYCLE, LOST_DELIVERY] {
+        let shop = Shop::with_subscription_sold("");
+        shop.sql(lost);
+        shop.was_settled("-50 minutes");
+        let daemon = shop.connection();
+        shop.btcpay.when_asked_for("btc-a", move || {
+            daemon
+                .execute_batch("UPDATE licenses SET status = 'revoked'")
+                .unwrap();
+        });
+        let report = shop.reconcile().flag("--recheck").json(0);
+        assert_eq!(shop.query("SELECT status FROM licenses"), "revoked");
+        assert_eq!(report["changes"], json!([]), "{lost}");
+    }
 }
 
 #[test]
@@ -616,6 +640,13 @@ fn news_goes_only_to_endpoints_that_would_have_had_it() {
         (
             "another came later",
             "INSERT INTO webhook_endpoints (id, url, secret) VALUES ('new', 'https://example.com', 's')",
+            "all",
+        ),
+        (
+            "another heard only since the sale",
+            "INSERT INTO webhook_endpoints (id, url, secret) VALUES ('new', 'https://example.com', 's');
+             INSERT INTO webhook_deliveries (id, endpoint_id, event_type, payload_json, created_at)
+             SELECT 'd', 'new', 'x', '{}', updated_at FROM invoices",
             "all",
         ),
         (
@@ -904,7 +935,7 @@ fn invoice_of_another_store_is_no_failure_in_any_state() {
             shop.sale("ours").here(here).there(there).made();
             shop.sale("theirs").here(here).there(there).made();
             shop.btcpay.change("btc-theirs", |invoice| {
-                invoice.store_id = SECOND_STORE.into()
+                invoice.store_id = SECOND_STORE.into();
             });
             let before = shop.state("theirs");
             for option in ["-n", "--recheck"] {
@@ -936,7 +967,7 @@ fn each_stores_run_settles_what_is_in_its_store() {
         shop.sale(id).made();
     }
     shop.btcpay.change("btc-second", |invoice| {
-        invoice.store_id = "elsewhere".into()
+        invoice.store_id = "elsewhere".into();
     });
     second.add(btcpay::Invoice::new("btc-second", "Settled", BTC));
     let run = || shop.reconcile().flag("--recheck");
