@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::btcpay::{self, Btcpay, Fault, STORE, Version};
+use crate::program::Run;
 use crate::shop::{BTC, SHOPS, Shop};
 
 /// SQL: a time in the format that Keysat writes, such as `-50 minutes` from now.
@@ -115,7 +116,7 @@ impl Shop {
         for options in [&[][..], &["--recheck"]] {
             for option in [None, Some("-n")] {
                 let run = options.iter().copied().chain(option);
-                let report = run.fold(self.reconcile(), super::program::Run::flag).json(0);
+                let report = run.fold(self.reconcile(), Run::flag).json(0);
                 assert_eq!(report["changes"], json!([]), "{why}");
                 assert_eq!(report["attention"], json!([]), "{why}");
             }
@@ -875,9 +876,7 @@ fn updated_at_far_ahead_counts_as_long_ago() {
                         .made();
                 }
                 if is_left {
-                    let report = option
-                        .into_iter()
-                        .fold(shop.reconcile(), crate::program::Run::flag);
+                    let report = option.into_iter().fold(shop.reconcile(), Run::flag);
                     assert_eq!(report.json(0)["changes"], json!([]), "{when}");
                     continue;
                 }
