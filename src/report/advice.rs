@@ -118,10 +118,15 @@ fn difference(money: &Money, amount_sats: i64) -> String {
 
 /// What to do about a payment for what only the service can give.
 fn missed_work(missed: &Missed, invoice: &Invoice, what: &str, not_done: &str) -> String {
+    let unless = if missed.may_be_purchase {
+        ". Only the invoice's note says so; if it was a purchase, keep the license"
+    } else {
+        ""
+    };
     let revoke = |id: &LicenseId| {
         format!(
             "License {id} was issued for this payment although nobody is owed it: revoke it in the \
-             service"
+             service{unless}"
         )
     };
     match (&missed.surplus_license, missed.applied) {
@@ -160,7 +165,7 @@ fn resend_or_refund(missed: &Missed, invoice: &Invoice) -> String {
             format!(" and record it ({settled})")
         }
     };
-    let if_a_purchase = if missed.may_be_purchase {
+    let if_a_purchase = if missed.may_be_purchase && missed.surplus_license.is_none() {
         let command = issue(&invoice.id);
         format!(". Only its note says so; if it was a purchase, run {command}")
     } else {

@@ -10,7 +10,7 @@ const AN_HOUR_AGO: &str = "strftime('%Y-%m-%dT%H:%M:%f000000+00:00', 'now', '-1 
 
 impl Shop {
     /// Makes the sale `id` a tier change: it moves the license `old` to another policy.
-    fn is_a_tier_change(&self, id: &str) {
+    pub fn is_a_tier_change(&self, id: &str) {
         self.sql(&format!(
             "INSERT INTO policies (id, product_id, name, slug, created_at, updated_at)
              VALUES ('plus', 'pro', 'Plus', 'plus', {AN_HOUR_AGO}, {AN_HOUR_AGO});
@@ -25,7 +25,7 @@ impl Shop {
 
     /// Makes the sale `id` a renewal: it pays for the next cycle, now due, of the subscription of
     /// the license `old`.
-    fn is_a_renewal(&self, id: &str) {
+    pub fn is_a_renewal(&self, id: &str) {
         self.sql(&format!(
             "INSERT INTO licenses (id, product_id, status, issued_at, policy_id)
              VALUES ('old', 'pro', 'active', '2026-01-01T00:00:00+00:00', 'pro-default');
@@ -39,13 +39,13 @@ impl Shop {
     }
 
     /// Makes the product's policy recurring and sets the additional columns.
-    fn sells_subscriptions(&self, columns: &str) {
+    pub fn sells_subscriptions(&self, columns: &str) {
         self.sql(&format!(
             "UPDATE policies SET is_recurring = 1, renewal_period_days = 30 {columns}"
         ));
     }
 
-    fn has_endpoint(&self, id: &str, event_types: &str, active: bool) {
+    pub fn has_endpoint(&self, id: &str, event_types: &str, active: bool) {
         self.sql(&format!(
             "INSERT INTO webhook_endpoints (id, url, secret, event_types, active)
              VALUES ('{id}', 'https://example.com', 's', '{event_types}', {active})"

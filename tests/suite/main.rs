@@ -10,6 +10,7 @@ mod answers;
 mod attention;
 mod backlog;
 mod candidates;
+mod completions;
 mod daemon;
 mod databases;
 mod differences;

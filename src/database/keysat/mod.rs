@@ -19,7 +19,7 @@ mod tier_changes;
 mod trail;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use rusqlite::{Connection, Savepoint, ToSql};
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use super::clock::Clock;
 use super::row::execute_one;
 use super::views::Views;
-use crate::invoice::{BtcpayInvoiceId, Invoice, Purpose, Store};
+use crate::invoice::{BtcpayInvoiceId, Invoice, License, Purpose, Store};
 
 pub use owed::AlsoOwed;
 use providers::UnknownStore;
@@ -41,6 +41,8 @@ pub struct Keysat {
     trail: RefCell<Trail>,
     /// The newest row of `webhook_deliveries` that was searched for undelivered licenses.
     deliveries_read_to: Cell<i64>,
+    /// Unix second of the first delivery to each endpoint, once they were searched.
+    first_heard: RefCell<HashMap<String, i64>>,
 }
 
 const COLUMNS: &str = "
@@ -53,7 +55,8 @@ SELECT lower(tables.name || '.' || columns.name)
          'btcpay_config', 'webhook_endpoints', 'webhook_deliveries',
          'invoices', 'policies', 'products')";
 
-/// Fills in whether the service has applied what `invoice` pays for, if it is no purchase.
+/// Fills in whether the service has applied what `invoice` pays for, if it is no purchase; and takes
+/// back what its license does not lack after all.
 ///
 /// # Errors
 ///
@@ -74,6 +77,16 @@ pub fn complete(
             applied: renewals::renewal_is_applied(connection, invoice, clock)?,
         },
     };
+    if let License::Issued { id, .. } = &invoice.license {
+        let missing = &mut invoice.missing;
+        if missing.subscription {
+            missing.subscription = keysat.was_issued_as_recurring(connection, id)?;
+        }
+        if missing.delivery {
+            let left_out = keysat.endpoints_left_out(connection, id, invoice.created)?;
+            missing.delivery = !left_out.is_empty();
+        }
+    }
     Ok(())
 }
 
@@ -92,6 +105,7 @@ impl Keysat {
             columns: columns.collect::<rusqlite::Result<_>>()?,
             trail: RefCell::default(),
             deliveries_read_to: Cell::default(),
+            first_heard: RefCell::default(),
         };
         let is_keysats = keysat.has_tier_changes()
             || keysat.has_subscriptions()
