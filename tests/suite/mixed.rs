@@ -45,7 +45,7 @@ impl Shop {
         }
     }
 
-    fn is_keysat(&self) -> bool {
+    pub fn is_keysat(&self) -> bool {
         self.query("SELECT count(*) FROM sqlite_schema WHERE name = 'tier_changes'") == "1"
     }
 
