@@ -184,6 +184,10 @@ impl Database {
                 Err(error) => listing.unreadable.push(unreadable(row, error)?),
             }
         }
+        drop(rows);
+        drop(statement);
+        // A rollback would empty the temporary tables that were filled.
+        read.commit()?;
         Ok(listing)
     }
 
