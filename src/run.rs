@@ -52,7 +52,7 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
     let free = listing.free.into_iter();
     let free = free.map(|invoice| (invoice, Answer::of_a_free_sale()));
     reconcile(free.collect(), &mut database, report)?;
-    let is_nothing_to_ask = candidates.is_empty() && listing.older.is_empty();
+    let is_nothing_to_ask = candidates.is_empty() && listing.older.iter().all(Vec::is_empty);
     if is_nothing_to_ask && config.access == Access::Write {
         return Ok(());
     }
@@ -78,13 +78,13 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
 /// into agreement before the next request.
 fn reconcile_all(
     candidates: Vec<Invoice>,
-    older: Vec<Invoice>,
+    older: [Vec<Invoice>; 2],
     btcpay: &mut Btcpay,
     database: &mut Database,
     report: &mut Report,
 ) -> Result<()> {
     let count = candidates.len();
-    let progress = Progress::of(count + older.len());
+    let progress = Progress::of(count + older.iter().map(Vec::len).sum::<usize>());
     let mut take = |looked_up, report: &mut Report, is_older| {
         match looked_up {
             LookedUp::Answered(answered) => {
@@ -114,16 +114,18 @@ fn reconcile_all(
     report.not_asked = not_checked as u64;
     stopped.map_err(|stopped| stopped.error)?;
 
-    let count = older.len();
-    match look_up(older, btcpay, |found| take(found, report, true)) {
-        Ok(()) => report.checked += count as u64,
-        Err(stopped) => {
+    for older in older {
+        let count = older.len();
+        if let Err(stopped) = look_up(older, btcpay, |found| take(found, report, true)) {
             report.checked += (count - stopped.not_checked) as u64;
             // The next run begins somewhere else.
-            if !stopped.at_deadline {
-                return Err(stopped.error);
-            }
+            return if stopped.at_deadline {
+                Ok(())
+            } else {
+                Err(stopped.error)
+            };
         }
+        report.checked += count as u64;
     }
     Ok(())
 }

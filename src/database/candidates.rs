@@ -34,8 +34,9 @@ pub struct Listing {
     /// Incomplete free sales, of which BTCPay Server knows nothing.
     pub free: Vec<Invoice>,
     /// Pending invoices older than the window, if closed ones are candidates too: as many as there is
-    /// room for, from a random place on, so that repeated runs reach all of them.
-    pub older: Vec<Invoice>,
+    /// room for, from a random place to the newest and then from the oldest, so that repeated runs
+    /// reach all of them. Each part is oldest first.
+    pub older: [Vec<Invoice>; 2],
     pub unreadable: Vec<Unreadable>,
     /// Pending invoices created before the window.
     pub out_of_window: u32,
@@ -154,7 +155,7 @@ impl Database {
         let mut listing = Listing {
             candidates: Vec::new(),
             free: Vec::new(),
-            older: Vec::new(),
+            older: [Vec::new(), Vec::new()],
             unreadable: Vec::new(),
             other_provider: 0,
             out_of_window: read.query_row(OUT_OF_WINDOW, [window.since], |row| row.get(0))?,
@@ -222,14 +223,14 @@ impl Database {
         let first = fastrand::u32(..count.max(1));
         let after = count - first.min(count);
         let mut statement = read.prepare(OLDER)?;
-        for (offset, limit) in [
-            (first, MOST_OLDER),
-            (0, MOST_OLDER.saturating_sub(after).min(first)),
-        ] {
+        let to_the_newest = (first, MOST_OLDER);
+        let from_the_oldest = (0, MOST_OLDER.saturating_sub(after).min(first));
+        let parts = [to_the_newest, from_the_oldest];
+        for ((offset, limit), older) in parts.into_iter().zip(&mut listing.older) {
             let mut rows = statement.query(params![since, offset, limit])?;
             while let Some(row) = rows.next()? {
                 match self.read_candidate(row, true) {
-                    Ok(Candidate::ToLookUp(invoice)) => listing.older.push(invoice),
+                    Ok(Candidate::ToLookUp(invoice)) => older.push(invoice),
                     Ok(Candidate::Free(_) | Candidate::OtherProvider | Candidate::Complete) => {}
                     Err(error) => listing.unreadable.push(unreadable(row, error)?),
                 }
