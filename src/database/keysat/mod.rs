@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use super::clock::Clock;
 use super::row::execute_one;
 use super::views::Views;
-use crate::invoice::{BtcpayInvoiceId, Invoice, Purpose, Store};
+use crate::invoice::{BtcpayInvoiceId, Invoice, License, Purpose, Store};
 
 pub use owed::AlsoOwed;
 use providers::UnknownStore;
@@ -53,7 +53,8 @@ SELECT lower(tables.name || '.' || columns.name)
          'btcpay_config', 'webhook_endpoints', 'webhook_deliveries',
          'invoices', 'policies', 'products')";
 
-/// Fills in whether the service has applied what `invoice` pays for, if it is no purchase.
+/// Fills in whether the service has applied what `invoice` pays for, if it is no purchase; and takes
+/// back what its license does not lack after all.
 ///
 /// # Errors
 ///
@@ -74,6 +75,16 @@ pub fn complete(
             applied: renewals::renewal_is_applied(connection, invoice, clock)?,
         },
     };
+    if let License::Issued { id, .. } = &invoice.license {
+        let missing = &mut invoice.missing;
+        if missing.subscription {
+            missing.subscription = keysat.was_issued_as_recurring(connection, id)?;
+        }
+        if missing.delivery {
+            let left_out = keysat.endpoints_left_out(connection, id, invoice.created)?;
+            missing.delivery = !left_out.is_empty();
+        }
+    }
     Ok(())
 }
 

@@ -26,8 +26,10 @@ SELECT invoices.id AS invoice_id, invoices.created_at
           WHERE subscriptions.license_id = licenses.id
             AND cycle.cycle_number = 1)";
 
+/// Only for a license that has the policy that the invoice names, if it names one.
 pub const HAS_NO_SUBSCRIPTION: &str = "
 licenses.status = 'active'
+AND licenses.policy_id = coalesce(invoices.policy_id, licenses.policy_id)
 AND EXISTS (
       SELECT 1
         FROM main.policies

@@ -10,20 +10,32 @@ use serde_json::Value;
 
 use super::Keysat;
 use crate::database::clock::unix_seconds;
-use crate::database::row::one;
+use crate::database::row::{column_value, one};
 use crate::decide::Doubt;
-use crate::invoice::{Deletion, Invoice, LocalStatus, Purpose};
+use crate::invoice::{Deletion, Invoice, LicenseId, LocalStatus, Purpose};
 
 const TRAIL: &str = "
 SELECT action, target_id, details_json, occurred_at
   FROM audit_log
  WHERE rowid > ?1
    AND action IN ('subscription.upgrade.started', 'subscription.upgrade.applied',
-                  'license.change_tier.invoice_created',
+                  'license.change_tier.invoice_created', 'policy.update',
                   'policy.delete', 'policy.force_delete',
                   'license.delete', 'license.force_delete')";
 
 const NEWEST_ROW: &str = "SELECT coalesce(max(rowid), 0) FROM audit_log";
+
+const ISSUED: &str = "
+SELECT policy_id, unixepoch(issued_at) AS issued_seconds
+  FROM licenses
+ WHERE id = ?1";
+
+const SUBSCRIBED_BEFORE: &str = "
+SELECT 1
+  FROM subscriptions
+ WHERE policy_id = ?1
+   AND unixepoch(started_at) <= ?2
+ LIMIT 1";
 
 struct Note {
     action: String,
@@ -49,6 +61,8 @@ pub struct Trail {
     applied: HashMap<String, String>,
     /// Whether the change that an invoice pays for was applied, by whatever the details name.
     paid: HashMap<String, bool>,
+    /// A policy that was set to be recurring, and the Unix second, if it can be read.
+    set_recurring: Vec<(String, Option<i64>)>,
     deletions: Vec<(Deletion, Option<String>)>,
 }
 
@@ -80,6 +94,12 @@ impl Trail {
             "subscription.upgrade.started" | "license.change_tier.invoice_created" => {
                 for named in texts(&note.details) {
                     self.paid.entry(named.into()).or_insert(false);
+                }
+            }
+            "policy.update" => {
+                if note.details.get("is_recurring") == Some(&Value::Bool(true)) {
+                    self.set_recurring
+                        .push((note.target, unix_seconds(&note.at)));
                 }
             }
             _ => {
@@ -116,6 +136,35 @@ impl Keysat {
         Ok(std::cell::Ref::map(self.trail.borrow(), |trail| {
             &trail.applied
         }))
+    }
+
+    /// Whether a license without a subscription was issued on a recurring policy. The policy may have
+    /// become recurring later, and a change of tier whose row is gone may have given the license its
+    /// policy.
+    pub(super) fn was_issued_as_recurring(
+        &self,
+        connection: &Connection,
+        license_id: &LicenseId,
+    ) -> Result<bool> {
+        self.trail.borrow_mut().read_on(connection)?;
+        let trail = self.trail.borrow();
+        if trail.paid.contains_key(&*license_id.0) {
+            return Ok(false);
+        }
+        let license = one(connection, ISSUED, &[&license_id.0], |row| {
+            let policy_id: Option<String> = column_value(row, "policy_id")?;
+            let issued: Option<i64> = column_value(row, "issued_seconds")?;
+            Ok((policy_id, issued))
+        })?;
+        let Some((Some(policy_id), issued)) = license else {
+            return Ok(false);
+        };
+        let set_since = trail.set_recurring.iter().any(|(policy, at)| {
+            let before = at.is_some_and(|at| issued.is_some_and(|issued| at < issued));
+            *policy == policy_id && !before
+        });
+        let mut subscribed_before = connection.prepare_cached(SUBSCRIBED_BEFORE)?;
+        Ok(!set_since || subscribed_before.exists((policy_id, issued))?)
     }
 
     /// What an invoice paid for whose rows do not say it any more.
