@@ -1,7 +1,9 @@
 //! Deliveries to the operator's programs, which the service makes once they are queued. This is how
 //! they hear that a license was issued or a code redeemed.
 
-use anyhow::{Context, Result};
+use std::collections::HashMap;
+
+use anyhow::Result;
 use rusqlite::{Connection, Savepoint, named_params};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -40,10 +42,7 @@ SELECT licenses.id
  WHERE invoices.status = 'settled'
    AND invoices.created_at >= date(:since, 'unixepoch', '-1 day')
    AND licenses.status = 'active'
-   AND unixepoch(invoices.created_at) > (
-         SELECT min(unixepoch(created_at))
-           FROM main.webhook_deliveries
-          WHERE endpoint_id IN (SELECT value FROM json_each(:endpoints)))
+   AND unixepoch(invoices.created_at) > :first_heard
    AND licenses.id NOT IN (
          SELECT payload_json ->> '$.data.license_id'
            FROM main.webhook_deliveries
@@ -60,12 +59,10 @@ SELECT 1
    AND json_valid(payload_json)
    AND payload_json ->> '$.data.license_id' = ?2";
 
-const HEARD_BEFORE: &str = "
-SELECT 1
-  FROM webhook_deliveries
- WHERE endpoint_id = ?1
-   AND unixepoch(created_at) < ?2
- LIMIT 1";
+const FIRST_HEARD: &str = "
+SELECT min(unixepoch(created_at))
+  FROM main.webhook_deliveries
+ WHERE endpoint_id = ?1";
 
 impl Keysat {
     /// The active endpoints that hear of `event`.
@@ -100,6 +97,16 @@ impl Keysat {
         if endpoints.is_empty() {
             return Ok(());
         }
+        let mut statement = connection.prepare(FIRST_HEARD)?;
+        let mut heard = HashMap::new();
+        for endpoint in endpoints {
+            let first: Option<i64> = statement.query_row([&endpoint], |row| row.get(0))?;
+            heard.extend(first.map(|first| (endpoint, first)));
+        }
+        let Some(first_heard) = heard.values().min().copied() else {
+            return Ok(());
+        };
+        self.first_heard.replace(heard);
         let newest = connection.query_row(
             "SELECT coalesce(max(rowid), 0) FROM main.webhook_deliveries",
             [],
@@ -108,7 +115,7 @@ impl Keysat {
         self.deliveries_read_to.set(newest);
         connection.execute(
             FIND_UNDELIVERED,
-            named_params! { ":since": since, ":endpoints": json!(endpoints).to_string() },
+            named_params! { ":since": since, ":first_heard": first_heard },
         )?;
         Ok(())
     }
@@ -126,17 +133,9 @@ impl Keysat {
         if was_delivered.exists((read_to, &license_id.0))? {
             return Ok(Vec::new());
         }
-        let mut heard_before = connection.prepare_cached(HEARD_BEFORE)?;
+        let first_heard = self.first_heard.borrow();
         let mut left_out = self.endpoints(connection, LICENSE_ISSUED)?;
-        let mut result = Ok(());
-        left_out.retain(|id| match heard_before.exists((id, sold)) {
-            Ok(heard) => heard,
-            Err(error) => {
-                result = Err(error);
-                false
-            }
-        });
-        result.context("the table webhook_deliveries cannot be read")?;
+        left_out.retain(|id| first_heard.get(id).is_some_and(|first| *first < sold));
         Ok(left_out)
     }
 

@@ -19,7 +19,7 @@ mod tier_changes;
 mod trail;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use rusqlite::{Connection, Savepoint, ToSql};
@@ -41,6 +41,8 @@ pub struct Keysat {
     trail: RefCell<Trail>,
     /// The newest row of `webhook_deliveries` that was searched for undelivered licenses.
     deliveries_read_to: Cell<i64>,
+    /// Unix second of the first delivery to each endpoint, once they were searched.
+    first_heard: RefCell<HashMap<String, i64>>,
 }
 
 const COLUMNS: &str = "
@@ -103,6 +105,7 @@ impl Keysat {
             columns: columns.collect::<rusqlite::Result<_>>()?,
             trail: RefCell::default(),
             deliveries_read_to: Cell::default(),
+            first_heard: RefCell::default(),
         };
         let is_keysats = keysat.has_tier_changes()
             || keysat.has_subscriptions()
