@@ -35,28 +35,39 @@ fn killed_run_breaks_no_promise() {
             shop.btcpay
                 .fails("list", Fault::Answer(500, "", String::new()));
         }
-        left = kill_until_done(&shop, left);
-        shop.reconcile().exits(0);
+        left = kill_until_done(&shop, count, left);
+        shop.reconcile().flag("--recheck").exits(0);
         assert_eq!(shop.broken_promises(), "");
+        assert_eq!(shop.incomplete_licenses(), "");
         assert_eq!(shop.kinds(), shop.reconciled());
     }
 }
 
-/// Kills one run after another until one finishes. Returns the number of kills left.
-fn kill_until_done(shop: &Shop, mut kills: usize) -> usize {
+/// Kills one run after another until one finishes; the operator works during the first. Returns the
+/// number of kills left.
+fn kill_until_done(shop: &Shop, count: i64, mut kills: usize) -> usize {
     let whole_run = {
         let before = Instant::now();
         shop.reconcile().flag("-n").exits(0);
         before.elapsed()
     };
+    let mut operate = Some(|| shop.operate(count));
     while kills > 0 {
-        let mut child = shop
-            .reconcile()
-            .flag("-q")
+        let run = shop.reconcile().flag("-q");
+        let run = if fastrand::bool() {
+            run.flag("--recheck")
+        } else {
+            run
+        };
+        let mut child = run
             .command()
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        if let Some(operate) = operate.take() {
+            operate();
+        }
         thread::sleep(whole_run.mul_f64(1.5 * fastrand::f64()) + Duration::from_micros(1));
         child.kill().unwrap();
         let finished = child.wait().unwrap().code().is_some();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
-use crate::mixed::soak;
+use crate::mixed::{is_lost, soak};
 use crate::shop::{Shop, at_once};
 
 const INVOICES: i64 = 400;
@@ -22,13 +22,16 @@ fn parallel_runs_and_webhooks_lose_or_duplicate_nothing() {
             let cron = || {
                 while !done.load(Ordering::Relaxed) {
                     let ran = shop.reconcile().exits(0);
-                    assert_eq!(ran.stderr, "");
+                    for line in ran.stderr.lines() {
+                        assert!(line.contains(": license_by_hand: "), "{line}");
+                    }
                 }
             };
             thread::scope(|scope| {
                 for _ in 0..3 {
                     scope.spawn(cron);
                 }
+                scope.spawn(|| shop.operate(INVOICES));
                 careless_service(&shop);
                 done.store(true, Ordering::Relaxed);
             });
@@ -36,13 +39,7 @@ fn parallel_runs_and_webhooks_lose_or_duplicate_nothing() {
             shop.sql("UPDATE invoices SET updated_at = created_at");
             shop.reconcile().exits(0);
             assert_eq!(shop.kinds(), shop.reconciled());
-            assert_eq!(
-                shop.query(
-                    "SELECT count(*), count(DISTINCT invoice_id) FROM licenses
-                      WHERE invoice_id IN (SELECT id FROM invoices WHERE status = 'settled')"
-                ),
-                "150|150"
-            );
+            assert_eq!(shop.query("SELECT count(*) FROM licenses"), "150");
             assert_eq!(shop.broken_promises(), "");
         });
     }
@@ -55,7 +52,7 @@ fn careless_service(shop: &Shop) {
     connection.busy_timeout(Duration::from_mins(1)).unwrap();
     let mut places: Vec<i64> = (0..INVOICES).collect();
     fastrand::shuffle(&mut places);
-    for place in places {
+    for place in places.into_iter().filter(|place| !is_lost(*place)) {
         match place % 8 {
             0 | 1 | 5 => settle(&connection, place),
             2 | 6 => close(&connection, place, "expired"),
@@ -66,9 +63,9 @@ fn careless_service(shop: &Shop) {
 }
 
 /// Handles the webhook of a settled purchase, unless the service dies in between.
-pub fn settle(connection: &Connection, place: i64) {
+fn settle(connection: &Connection, place: i64) {
     set_status(connection, place, "settled");
-    if fastrand::u8(0..4) == 0 {
+    if dies() {
         return;
     }
     let licenses: i64 = connection
@@ -90,9 +87,16 @@ pub fn settle(connection: &Connection, place: i64) {
             other => panic!("{other:?}"),
         }
     }
-    if fastrand::u8(0..4) == 0 {
-        return;
+    if !dies() {
+        redeem(connection, place);
     }
+}
+
+pub fn dies() -> bool {
+    fastrand::u8(0..4) == 0
+}
+
+pub fn redeem(connection: &Connection, place: i64) {
     connection
         .execute(
             "UPDATE discount_redemptions
@@ -106,7 +110,7 @@ pub fn settle(connection: &Connection, place: i64) {
 
 pub fn close(connection: &Connection, place: i64, status: &str) {
     set_status(connection, place, status);
-    if fastrand::u8(0..4) == 0 {
+    if dies() {
         return;
     }
     let cancelled = connection
