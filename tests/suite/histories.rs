@@ -68,7 +68,7 @@ impl Shop {
     /// Checks that the invoice `id` alone gets a license, as the dry run said. Returns what needs
     /// attention.
     #[track_caller]
-    fn licenses(&self, id: &str) -> Value {
+    fn licenses_of(&self, id: &str) -> Value {
         let before = self.everything();
         let [dry, real, again] = self.dry_and_real_and_again();
         let predicted = dry.json(0);
@@ -143,7 +143,7 @@ impl Shop {
     }
 
     /// Adds a license that was issued by hand, for the buyer of sale `a`.
-    fn has_license_by_hand(&self, issued: &str) {
+    fn has_license_issued_by_hand(&self, issued: &str) {
         self.sql(&format!(
             "INSERT INTO licenses (id, product_id, status, issued_at, buyer_email, metadata_json)
              VALUES ('gift', 'pro', 'active', {issued}, 'a@example.com', '{{\"source\":\"admin_issue\"}}')"
@@ -151,7 +151,7 @@ impl Shop {
     }
 
     /// Makes the sale `id` free.
-    fn was_free(&self, id: &str) {
+    fn is_free_sale(&self, id: &str) {
         self.sql(&format!(
             "UPDATE invoices SET btcpay_invoice_id = 'free-' || id, amount_sats = 0 WHERE id = '{id}'"
         ));
@@ -247,7 +247,7 @@ fn unrelated_deletion_is_not_suspected() {
         let shop = Shop::of_keysat();
         shop.sale("a").here("settled").made();
         shop.noted(action, "gone", details, at);
-        assert_eq!(shop.licenses("a"), json!([]), "{action} {details}");
+        assert_eq!(shop.licenses_of("a"), json!([]), "{action} {details}");
     }
 }
 
@@ -257,7 +257,7 @@ fn sale_never_settled_here_is_not_suspected() {
         let shop = Shop::of_keysat();
         shop.sale("a").here(here).made();
         shop.noted("policy.force_delete", "gone", "{}", SINCE);
-        assert_eq!(shop.licenses("a"), json!([]), "{here}");
+        assert_eq!(shop.licenses_of("a"), json!([]), "{here}");
     }
 }
 
@@ -265,7 +265,7 @@ fn sale_never_settled_here_is_not_suspected() {
 fn deleted_license_of_free_sale_is_suspected() {
     let shop = Shop::of_keysat();
     shop.sale("a").here("settled").redemption("redeemed").made();
-    shop.was_free("a");
+    shop.is_free_sale("a");
     shop.noted("policy.delete", "gone", "{}", SINCE);
     shop.only_asks("license_deleted");
 }
@@ -443,7 +443,7 @@ fn clue_about_another_invoice_does_not_count() {
         let shop = Shop::of_keysat();
         shop.sale("a").here("settled").made();
         shop.noted(action, "a", details, AN_HOUR_AGO);
-        assert_eq!(shop.licenses("a"), json!([]), "{action}");
+        assert_eq!(shop.licenses_of("a"), json!([]), "{action}");
     }
 }
 
@@ -457,13 +457,13 @@ fn other_notes_do_not_count() {
         let shop = Shop::of_keysat();
         shop.sale("a").made();
         shop.sql(&format!("UPDATE invoices SET buyer_note = '{note}'"));
-        assert_eq!(shop.licenses("a"), json!([]), "{note}");
+        assert_eq!(shop.licenses_of("a"), json!([]), "{note}");
     }
     // Only Keysat writes its own words there.
     let shop = Shop::open();
     shop.sale("a").made();
     shop.sql("UPDATE invoices SET buyer_note = 'tier upgrade'");
-    assert_eq!(shop.licenses("a"), json!([]));
+    assert_eq!(shop.licenses_of("a"), json!([]));
 }
 
 // A license was issued by hand.
@@ -482,7 +482,7 @@ fn license_by_hand_counts_whatever_the_local_status() {
                 let sold = time(sold);
                 let sale = shop.sale("a").here(here).redemption("pending");
                 sale.created(&sold).updated(&sold).made();
-                shop.has_license_by_hand(&time(issued));
+                shop.has_license_issued_by_hand(&time(issued));
                 let advice = shop.only_asks("license_by_hand");
                 assert!(advice.contains("license gift "), "{advice}");
             }
@@ -497,7 +497,7 @@ fn two_sales_and_one_license_by_hand_are_told_apart() {
         shop.sale("a").made();
         shop.sale("b").here("settled").made();
         shop.sql("UPDATE invoices SET buyer_email = 'a@example.com'");
-        shop.has_license_by_hand("datetime('now', '-5 minutes')");
+        shop.has_license_issued_by_hand("datetime('now', '-5 minutes')");
         let report = shop.run_over_a_year().json(0);
         assert_eq!(report["changes"], json!([]));
         assert_eq!(report["attention"].as_array().unwrap().len(), 2);
@@ -519,7 +519,7 @@ fn two_sales_and_one_license_by_hand_are_told_apart() {
 fn license_by_hand_revoked_again_still_leaves_a_doubt() {
     let shop = Shop::of_keysat();
     shop.sale("a").made();
-    shop.has_license_by_hand("datetime('now', '-5 minutes')");
+    shop.has_license_issued_by_hand("datetime('now', '-5 minutes')");
     shop.sql("UPDATE licenses SET status = 'revoked'");
     shop.only_asks("license_by_hand");
 }
@@ -540,11 +540,11 @@ fn nobody_is_tied_to_nobody() {
             ] {
                 let shop = open();
                 shop.sale("a").here(here).made();
-                shop.has_license_by_hand("datetime('now', '-5 minutes')");
+                shop.has_license_issued_by_hand("datetime('now', '-5 minutes')");
                 shop.sql(&format!(
                     "UPDATE invoices SET buyer_email = {buyer}; UPDATE licenses SET buyer_email = {owner}"
                 ));
-                assert_eq!(shop.licenses("a"), json!([]), "{buyer} {owner}");
+                assert_eq!(shop.licenses_of("a"), json!([]), "{buyer} {owner}");
             }
         }
     }
@@ -560,7 +560,7 @@ fn undone_free_sale_is_left_alone() {
             .here("settled")
             .redemption("cancelled")
             .made();
-        shop.was_free("a");
+        shop.is_free_sale("a");
         shop.leaves_alone();
         assert!(
             !shop
@@ -582,10 +582,10 @@ fn code_of_one_use_gives_one_license() {
             .made();
         // The buyer saw an error and redeemed again. The service died over that.
         shop.sale("b").here("settled").redemption("pending").made();
-        shop.was_free("a");
-        shop.was_free("b");
+        shop.is_free_sale("a");
+        shop.is_free_sale("b");
         shop.sql("UPDATE discount_codes SET max_uses = 1");
-        assert_eq!(shop.licenses("b"), json!([]));
+        assert_eq!(shop.licenses_of("b"), json!([]));
         assert_eq!(shop.state("a"), "settled, cancelled, used 1");
         assert_eq!(
             shop.state("b"),
@@ -602,7 +602,7 @@ fn paid_sale_with_cancelled_redemption_was_not_undone() {
             .here("settled")
             .redemption("cancelled")
             .made();
-        assert_eq!(shop.licenses("a"), json!([]));
+        assert_eq!(shop.licenses_of("a"), json!([]));
         assert_eq!(
             shop.state("a"),
             "settled, licensed, redeemed with it, used 1"
@@ -649,7 +649,7 @@ fn restored_product_gets_its_license() {
         shop.types_command_of(&advice, 0);
         shop.is_decided();
         let (shop, _) = lost();
-        assert_eq!(shop.licenses("a"), json!([]));
+        assert_eq!(shop.licenses_of("a"), json!([]));
     }
 }
 
@@ -665,7 +665,7 @@ fn sale_of_missing_policy_waits_dry_and_real_alike() {
         }
         let shop = open();
         shop.sale("a").here("settled").made();
-        shop.was_free("a");
+        shop.is_free_sale("a");
         shop.sql("UPDATE invoices SET policy_id = 'lost'");
         shop.only_asks("policy_missing");
     }
@@ -722,7 +722,7 @@ fn shortfall_under_tolerance_is_licensed_and_reported() {
             ] {
                 let shop = open();
                 shop.sale("a").here(here).additional("None", paid).made();
-                let attention = shop.licenses("a");
+                let attention = shop.licenses_of("a");
                 assert_eq!(attention[0]["reason"], "amount_mismatch");
                 let detail = attention[0]["detail"].as_str().unwrap();
                 assert!(
@@ -745,7 +745,7 @@ fn shortfall_in_the_shops_currency_is_reported() {
         invoice.paid = "19.4".into();
         invoice.currency = "USD".into();
     });
-    let attention = shop.licenses("a");
+    let attention = shop.licenses_of("a");
     let detail = attention[0]["detail"].as_str().unwrap();
     assert!(
         detail.contains("only 19.4 USD of 19.9 USD, which is 0.5 USD short"),
@@ -759,13 +759,13 @@ fn merchants_own_mark_needs_no_warning() {
         for paid in ["0", "0.0001"] {
             let shop = open();
             shop.sale("a").additional("Marked", paid).made();
-            assert_eq!(shop.licenses("a"), json!([]), "{paid}");
+            assert_eq!(shop.licenses_of("a"), json!([]), "{paid}");
         }
         // Nor does what was free, or what was paid in full or more.
         for paid in [BTC, "0.00022"] {
             let shop = open();
             shop.sale("a").additional("PaidOver", paid).made();
-            assert_eq!(shop.licenses("a"), json!([]), "{paid}");
+            assert_eq!(shop.licenses_of("a"), json!([]), "{paid}");
         }
         let shop = open();
         shop.sale("a").made();
@@ -774,7 +774,7 @@ fn merchants_own_mark_needs_no_warning() {
             invoice.amount = "0".into();
             invoice.paid = "0".into();
         });
-        assert_eq!(shop.licenses("a"), json!([]));
+        assert_eq!(shop.licenses_of("a"), json!([]));
     }
 }
 
@@ -871,7 +871,7 @@ fn trigger_also_answers_a_persons_decision() {
         let shop = open();
         shop.issues_by_trigger("");
         shop.sale("a").made();
-        shop.has_license_by_hand("datetime('now', '-5 minutes')");
+        shop.has_license_issued_by_hand("datetime('now', '-5 minutes')");
         let advice = shop.only_asks("license_by_hand");
         shop.types_command_of(&advice, 0);
         shop.is_decided();
@@ -887,7 +887,7 @@ type Doubt = (&'static str, &'static [fn() -> Shop], fn(&Shop));
 /// Each doubt with two ways out: to issue the license, or to tie one that exists.
 const DOUBTS: [Doubt; 4] = [
     ("license_by_hand", &SHOPS, |shop| {
-        shop.has_license_by_hand("datetime('now', '-5 minutes')");
+        shop.has_license_issued_by_hand("datetime('now', '-5 minutes')");
     }),
     ("license_deleted", &[Shop::of_keysat], |shop| {
         shop.sql("UPDATE invoices SET status = 'settled'");
