@@ -6,7 +6,8 @@
 -- `reconcile` reads and writes these tables and never creates or alters any. Columns and tables of
 -- the service's own do no harm as long as its columns have defaults; those of Keysat are known (see
 -- README.md). An invoice whose btcpay_invoice_id begins with 'free-' was free: BTCPay is not asked
--- about it.
+-- about it. A service does well to set metadata.orderId of the invoice in BTCPay to invoices.id: then many
+-- invoices are asked for at once.
 --
 -- Times are ISO 8601 text in UTC: 2026-11-23T20:13:59Z, 2026-11-23T20:13:59.123456+00:00 or
 -- 2026-11-23 20:13:59. Durations are seconds, amounts are sats.

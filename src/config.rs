@@ -12,9 +12,10 @@ use log::{LevelFilter, warn};
 use reqwest::Url;
 
 use crate::btcpay::{ApiKey, Cleartext};
-use crate::cli::{Cli, Format};
+use crate::cli::{self, Cli};
 use crate::database::Access;
 use crate::invoice::Store;
+use crate::report::Format;
 
 pub struct Config {
     pub database: PathBuf,
@@ -75,7 +76,10 @@ impl Config {
             recheck: cli.recheck,
             max_age_seconds: i64::from(cli.max_age_hours) * 3600,
             deadline_seconds: cli.deadline,
-            format: cli.format,
+            format: match cli.format {
+                cli::Format::Text => Format::Text,
+                cli::Format::Json => Format::Json,
+            },
         })
     }
 }

@@ -90,7 +90,8 @@ pub enum Doubt {
     PolicyMissing(String),
 }
 
-/// What only a person can resolve.
+/// What only a person can resolve. A new reason is a variant here, with its word and its rule; what it
+/// says is in `report/advice.rs`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attention {
     PaidLate(Money),
@@ -99,6 +100,7 @@ pub enum Attention {
     /// BTCPay settled it over another amount than the database's, or for less than its amount.
     AmountMismatch(Money),
     SettledHereNotThere(BtcpayStatus),
+    NotInBtcpay,
     LicenseByHand(LicenseId),
     LicenseDeleted(Deletion),
     PolicyMissing(String),
@@ -129,6 +131,7 @@ impl Attention {
             Self::InvalidButPaid(_) => "invalid_but_paid",
             Self::AmountMismatch(_) => "amount_mismatch",
             Self::SettledHereNotThere(_) => "settled_here_not_there",
+            Self::NotInBtcpay => "not_in_btcpay",
             Self::LicenseByHand(_) => "license_by_hand",
             Self::LicenseDeleted(_) => "license_deleted",
             Self::PolicyMissing(_) => "policy_missing",
@@ -180,6 +183,15 @@ pub fn decide(invoice: &Invoice, answer: &Answer) -> Decision {
             Decision::NOTHING,
         (New | Processing | Expired | Invalid, LocalStatus::Settled) =>
             Decision::only(Attention::SettledHereNotThere(answer.status)),
+    }
+}
+
+/// What a person should know of `invoice`, which the store does not have. One that is closed needs
+/// nothing more: BTCPay Server deletes unpaid expired invoices after six months.
+pub fn decide_missing(invoice: &Invoice) -> Option<Attention> {
+    match invoice.status {
+        LocalStatus::Pending | LocalStatus::Settled => Some(Attention::NotInBtcpay),
+        LocalStatus::Expired | LocalStatus::Invalid => None,
     }
 }
 
@@ -316,7 +328,7 @@ fn amount_differs(invoice: &Invoice, answer: &Answer) -> bool {
         }
         (None, _) | (_, None) => false,
     };
-    is_short || money.is_sats(invoice.amount_sats) == Some(false)
+    is_short || money.amount_is_sats(invoice.amount_sats) == Some(false)
 }
 
 /// A redemption that is redeemed but names no license is still to be tied to one. One that was

@@ -359,7 +359,7 @@ pub struct Money {
 
 impl Money {
     /// Whether the amount is exactly this many sats; None if the currency is not bitcoin.
-    pub fn is_sats(&self, sats: i64) -> Option<bool> {
+    pub fn amount_is_sats(&self, sats: i64) -> Option<bool> {
         let scale = match self.currency.as_str() {
             "BTC" => 8,
             "SATS" => 0,
@@ -402,7 +402,7 @@ mod tests {
                 paid: None,
             };
             assert_eq!(
-                money.is_sats(sats),
+                money.amount_is_sats(sats),
                 expected,
                 "{amount} {currency} = {sats} sats"
             );
@@ -412,7 +412,7 @@ mod tests {
             amount: None,
             paid: None,
         };
-        assert_eq!(top_up.is_sats(0), Some(false));
+        assert_eq!(top_up.amount_is_sats(0), Some(false));
     }
 
     #[test]

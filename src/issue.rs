@@ -6,17 +6,18 @@ use anyhow::{Result, anyhow};
 
 use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
-use crate::database::{Access, Database, WriteError, Writing};
-use crate::deadline::Deadline;
+use crate::database::{Database, WriteError, Writing};
 use crate::decide::{Attention, Doubt, Written, decide_to_issue};
 use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, Sale};
 use crate::report::Report;
+use crate::run::new_report;
+use crate::stop::Deadline;
 
 /// Issues the license for the invoice of this id, the service's or BTCPay's, at Unix second `now`.
 /// Why it was not is in the report.
 pub fn issue(config: &Config, id: &str, now: i64) -> Report {
     let started = Instant::now();
-    let mut report = Report::new(config.access == Access::Read, config.store.clone());
+    let mut report = new_report(config);
     if let Err(stopped) = issue_until_stopped(config, id, now, &mut report) {
         report.error = Some(format!("{stopped:#}"));
     }
@@ -51,28 +52,34 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
         let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
         let answer = btcpay.invoice(&invoice.btcpay_id);
         report.requests = btcpay.requests();
-        answer
+        answer.map(|listed| listed.answer)
     };
     let answer = match answer {
         Ok(answer) => answer,
-        Err(AskError::Refused(error) | AskError::NotInStore(error)) => {
+        Err(AskError::Refused(error) | AskError::NotInStore(error) | AskError::TooLong(error)) => {
             report.failed(invoice.id, invoice.btcpay_id, &error);
             return Ok(());
         }
-        Err(stop @ (AskError::Unanswered(_) | AskError::Fatal(_) | AskError::Deadline(_))) => {
+        Err(stop @ (AskError::Unanswered { .. } | AskError::Fatal(_) | AskError::Stopped(_))) => {
             return Err(stop.into());
         }
     };
     report.checked = 1;
     let write = |writing: &mut Writing, listed: &Invoice| write(writing, listed, &answer);
-    database.write_each(vec![invoice], write, |invoice, outcome| match outcome {
-        Ok(issued) => {
-            for attention in issued.attention {
-                report.needs_attention(&invoice, issued.sale.clone(), &attention);
+    database.write_each(vec![invoice], write, |written| {
+        for (invoice, outcome) in written {
+            match outcome {
+                Ok(issued) => {
+                    for attention in issued.attention {
+                        report.needs_attention(&invoice, issued.sale.clone(), &attention);
+                    }
+                    report.changed(invoice, issued.sale, issued.written);
+                }
+                Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
             }
-            report.changed(invoice, issued.sale, issued.written);
         }
-        Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
+        report.committed();
+        Ok(())
     })
 }
 

@@ -1,7 +1,7 @@
 //! `reconcile` brings a licensing service's SQLite database into agreement with BTCPay Server.
 //!
 //! Arguments in, exit code out. The story is in `run`; `invoice` has its words and `decide` its rules.
-//! Which room may use which is checked by `tests/suite/rooms.rs`.
+//! Each module here is a room of the house; which may use which is checked by `tests/suite/rooms.rs`.
 
 #![forbid(unsafe_code)]
 // No input may end in a panic.
@@ -19,33 +19,43 @@ mod btcpay;
 mod cli;
 mod config;
 mod database;
-mod deadline;
 mod decide;
 mod invoice;
 mod issue;
 mod lookup;
 mod report;
 mod run;
+mod stop;
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
 use clap::Parser;
 use jiff::Timestamp;
 use log::error;
 
-use cli::{Cli, Format};
+use cli::Cli;
 use config::Config;
-use report::{Exit, Reader, Report, stderr};
+use report::{Exit, Format, Reader, Report, stderr};
+use stop::Signal;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     stderr::start_log(&config::log_filter(cli.verbose, cli.quiet));
-    ExitCode::from(exit(cli) as u8)
+    let exit = match Signal::watch() {
+        Ok(()) => run_to_the_end(cli),
+        Err(error) => {
+            error!("{error:#}");
+            Exit::Stopped
+        }
+    };
+    if let Some(signal) = Signal::received() {
+        signal.die_of_it();
+    }
+    ExitCode::from(exit as u8)
 }
 
-fn exit(cli: Cli) -> Exit {
+fn run_to_the_end(cli: Cli) -> Exit {
     let is_verbose = cli.verbose > 0;
     let config = match Config::new(cli) {
         Ok(config) => config,
@@ -57,53 +67,47 @@ fn exit(cli: Cli) -> Exit {
         }
     };
     let now = Timestamp::now().as_second();
-    let report = match &config.issue {
+    let mut report = match &config.issue {
         Some(id) => issue::issue(&config, id, now),
         None => run::run(&config, now),
     };
+    report.sort();
     // In text, a dry run's tables show it.
     if !report.dry_run || config.format == Format::Json {
         report.log_attention();
     }
     report.log_errors();
-    match print(&report, &config, is_verbose) {
-        Ok(()) => report.exit(),
-        Err(error) => {
-            error!("{error:#}");
-            Exit::Stopped
-        }
+    let exit = report.exit();
+    if let Err(error) = report.print(
+        config.format,
+        Timestamp::now(),
+        reader(&report, &config, is_verbose),
+    ) {
+        error!(
+            "cannot write the report to stdout: {error}{}",
+            if report.dry_run {
+                ""
+            } else {
+                ". The database's audit_log has what was changed"
+            }
+        );
+        return Exit::Stopped;
+    }
+    if stderr::is_lost() {
+        Exit::Stopped
+    } else {
+        exit
     }
 }
 
-fn print(report: &Report, config: &Config, is_verbose: bool) -> Result<()> {
-    let now = Timestamp::from_second(Timestamp::now().as_second())?;
-    let columns = terminal_columns();
+fn reader(report: &Report, config: &Config, is_verbose: bool) -> Reader {
+    let stdout = io::stdout();
+    let columns = stdout.is_terminal().then(|| {
+        terminal_size::terminal_size_of(stdout).map_or(80, |(columns, _)| columns.0.into())
+    });
     let looks_closely = report.dry_run || config.recheck;
-    let reader = Reader {
+    Reader {
         columns,
         wants_summary: columns.is_some() || is_verbose || looks_closely && report.not_in_store > 0,
-    };
-    let mut stdout = BufWriter::new(anstream::stdout().lock());
-    let written = match config.format {
-        Format::Json => report.write_json(&mut stdout),
-        Format::Text => report.write_text(&mut stdout, now, reader),
-    };
-    match written.and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context(if report.dry_run {
-                "cannot write the report to stdout"
-            } else {
-                "cannot write the report to stdout; the database's audit_log has what was changed"
-            })
-        }
-        Ok(()) | Err(_) => Ok(()),
     }
-}
-
-/// The width of the terminal that stdout goes to, if it goes to one.
-fn terminal_columns() -> Option<usize> {
-    let stdout = io::stdout();
-    stdout.is_terminal().then(|| {
-        terminal_size::terminal_size_of(stdout).map_or(80, |(columns, _)| columns.0.into())
-    })
 }

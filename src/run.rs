@@ -2,28 +2,35 @@
 
 use std::time::Instant;
 
-use anyhow::{Error, Result};
+use anyhow::{Error, Result, bail};
 use log::info;
 
-use crate::btcpay::Btcpay;
+use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
 use crate::database::{Access, Database, Window, WriteError, Writing};
-use crate::deadline::Deadline;
-use crate::decide::{Attention, Written, decide, decide_in_doubt};
+use crate::decide::{Attention, Written, decide, decide_in_doubt, decide_missing};
 use crate::invoice::{Answer, Invoice, Provider, Sale};
-use crate::lookup::{LookedUp, look_up};
-use crate::report::Report;
+use crate::lookup::{LookedUp, Stopped, look_up};
 use crate::report::stderr::Progress;
+use crate::report::{Format, Report};
+use crate::stop::{Deadline, Signal};
 
 /// One run at Unix second `now`. If something stopped it, the report says what.
 pub fn run(config: &Config, now: i64) -> Report {
     let started = Instant::now();
-    let mut report = Report::new(config.access == Access::Read, config.store.clone());
+    let mut report = new_report(config);
     report.error = run_until_stopped(config, now, &mut report)
         .err()
         .map(|stopped| format!("{stopped:#}"));
     report.elapsed_ms = started.elapsed().as_millis();
     report
+}
+
+/// Whose changes are printed as they happen, unless they are shown as tables or as JSON.
+pub fn new_report(config: &Config) -> Report {
+    let dry_run = config.access == Access::Read;
+    let live = !dry_run && config.format == Format::Text;
+    Report::new(dry_run, config.store.clone(), live)
 }
 
 fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<()> {
@@ -46,13 +53,13 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
     for unreadable in listing.unreadable {
         report.failed(unreadable.id, unreadable.btcpay_id, &unreadable.error);
     }
-    let candidates = listing.candidates;
     // In case the run stops before them.
-    report.not_asked = candidates.len() as u64;
+    report.not_asked = listing.candidates.len() as u64;
     let free = listing.free.into_iter();
     let free = free.map(|invoice| (invoice, Answer::of_a_free_sale()));
     reconcile(free.collect(), &mut database, report)?;
-    let is_nothing_to_ask = candidates.is_empty() && listing.older.iter().all(Vec::is_empty);
+    let is_nothing_to_ask =
+        listing.candidates.is_empty() && listing.older.iter().all(Vec::is_empty);
     if is_nothing_to_ask && config.access == Access::Write {
         return Ok(());
     }
@@ -62,72 +69,142 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
         // A dry run tries the settings, all of them.
         btcpay.check_access().map_err(Error::from)
     } else {
-        reconcile_all(
-            candidates,
-            listing.older,
-            &mut btcpay,
-            &mut database,
+        let mut asking = Asking {
+            btcpay: &mut btcpay,
+            database: &mut database,
             report,
-        )
+            now,
+            deadline,
+            store_is_ours: false,
+            missing: Vec::new(),
+        };
+        let asked = asking.ask_about_all(listing.candidates, listing.older);
+        // What was found missing before a stop counts too.
+        asked.and(asking.report_missing())
     };
     report.requests = btcpay.requests();
     result
 }
 
-/// Looks up each of `candidates`, then as many `older` invoices as there is time for, and brings each
-/// into agreement before the next request.
-fn reconcile_all(
-    candidates: Vec<Invoice>,
-    older: [Vec<Invoice>; 2],
-    btcpay: &mut Btcpay,
-    database: &mut Database,
-    report: &mut Report,
-) -> Result<()> {
-    let count = candidates.len();
-    let progress = Progress::of(count + older.iter().map(Vec::len).sum::<usize>());
-    let mut take = |looked_up, report: &mut Report, is_older| {
-        match looked_up {
-            LookedUp::Answered(answered) => {
-                let answers = answered.len();
-                reconcile(answered, database, report)?;
-                progress.advance(answers);
-                return Ok(());
-            }
-            // It may be of another store, or was deleted long ago.
-            LookedUp::NotInStore(invoice, _)
-                if is_older || invoice.provider == Provider::Unnamed =>
-            {
-                report.not_in_store += 1;
-            }
-            LookedUp::NotInStore(invoice, error) | LookedUp::Failed(invoice, error) => {
-                report.failed(invoice.id, invoice.btcpay_id, &error);
-            }
-        }
-        progress.advance(1);
-        Ok(())
-    };
-    let stopped = look_up(candidates, btcpay, |found| take(found, report, false));
-    let not_checked = stopped
-        .as_ref()
-        .map_or_else(|stopped| stopped.not_checked, |()| 0);
-    report.checked = (count - not_checked) as u64;
-    report.not_asked = not_checked as u64;
-    stopped.map_err(|stopped| stopped.error)?;
+struct Asking<'run> {
+    btcpay: &'run mut Btcpay,
+    database: &'run mut Database,
+    report: &'run mut Report,
+    /// Unix seconds.
+    now: i64,
+    deadline: Deadline,
+    /// Whether BTCPay's store has shown one of the service's invoices.
+    store_is_ours: bool,
+    /// What the store does not have, if it is ours.
+    missing: Vec<Invoice>,
+}
 
-    for older in older {
-        let count = older.len();
-        if let Err(stopped) = look_up(older, btcpay, |found| take(found, report, true)) {
-            report.checked += (count - stopped.not_checked) as u64;
-            // The next run begins somewhere else.
-            return if stopped.at_deadline {
-                Ok(())
-            } else {
-                Err(stopped.error)
-            };
+impl Asking<'_> {
+    /// Looks up each of `candidates`, then as many `older` invoices as there is time for, and brings
+    /// each into agreement before the next request.
+    fn ask_about_all(&mut self, candidates: Vec<Invoice>, older: [Vec<Invoice>; 2]) -> Result<()> {
+        let count = candidates.len();
+        let progress = Progress::of(count + older.iter().map(Vec::len).sum::<usize>());
+        let stopped = self.look_up(candidates, &progress);
+        let not_checked = stopped
+            .as_ref()
+            .map_or_else(|stopped| stopped.not_checked, |()| 0);
+        self.report.checked = (count - not_checked) as u64;
+        self.report.not_asked = not_checked as u64;
+        stopped.map_err(|stopped| stopped.error)?;
+
+        for older in older {
+            let count = older.len();
+            let stopped = self.look_up(older, &progress);
+            let not_checked = stopped
+                .as_ref()
+                .map_or_else(|stopped| stopped.not_checked, |()| 0);
+            self.report.checked += (count - not_checked) as u64;
+            match stopped {
+                Ok(()) => {}
+                // The next run begins somewhere else.
+                Err(stopped) if stopped.out_of_time && Signal::received().is_none() => {
+                    return Ok(());
+                }
+                Err(stopped) => return Err(stopped.error),
+            }
         }
-        report.checked += count as u64;
+        Ok(())
     }
-    Ok(())
+
+    fn look_up(&mut self, candidates: Vec<Invoice>, progress: &Progress) -> Result<(), Stopped> {
+        let Self {
+            btcpay,
+            database,
+            report,
+            store_is_ours,
+            missing,
+            ..
+        } = self;
+        look_up(candidates, btcpay, self.now, self.deadline, |looked_up| {
+            let count = match looked_up {
+                LookedUp::Answered(answered) => {
+                    let count = answered.len();
+                    *store_is_ours = true;
+                    reconcile(answered, database, report)?;
+                    count
+                }
+                LookedUp::NotInStore(invoice) => {
+                    missing.push(invoice);
+                    1
+                }
+                LookedUp::Failed(invoice, error) => {
+                    report.failed(invoice.id, invoice.btcpay_id, &error);
+                    1
+                }
+            };
+            progress.advance(count);
+            Ok(())
+        })
+    }
+
+    /// Reports what the store does not have. "Not here" is believed only of a store that is certainly
+    /// the invoices' own.
+    ///
+    /// # Errors
+    ///
+    /// It is not, or not certainly.
+    fn report_missing(&mut self) -> Result<()> {
+        let missing = std::mem::take(&mut self.missing);
+        let (ours, maybe): (Vec<_>, Vec<_>) = missing
+            .into_iter()
+            .partition(|invoice| invoice.provider == Provider::OurStore);
+        self.report.not_in_store += maybe.len() as u64;
+        if !ours.is_empty() && !self.store_is_ours && !self.probe()? {
+            let store = self.btcpay.store_id();
+            bail!(
+                "store {store} in BTCPay Server has none of the {} invoices that were looked up, nor \
+                 any that was paid before. Is --store-id right, and the API key for this store?",
+                ours.len()
+            );
+        }
+        for invoice in ours {
+            if let Some(attention) = decide_missing(&invoice)
+                && let Ok(Some((current, sale))) = self.database.reread(&invoice.id)
+                && current == invoice
+            {
+                self.report.needs_attention(&invoice, sale, &attention);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the store has the newest invoice that was certainly paid in it.
+    fn probe(&mut self) -> Result<bool> {
+        let Some(paid) = self.database.newest_paid()? else {
+            return Ok(false);
+        };
+        match self.btcpay.invoice(&paid.btcpay_id) {
+            Ok(_) => Ok(true),
+            Err(AskError::NotInStore(_)) => Ok(false),
+            Err(unknown) => Err(unknown.into()),
+        }
+    }
 }
 
 /// Brings these invoices into agreement with their answers. What fails for one of them is in the
@@ -156,17 +233,23 @@ fn reconcile(
     let write = |writing: &mut Writing, (listed, answer): &(Invoice, Answer)| {
         decide_again_and_write(writing, listed, answer)
     };
-    database.write_each(to_write, write, |(invoice, _), outcome| match outcome {
-        Ok(Some(done)) => {
-            for attention in done.attention {
-                report.needs_attention(&invoice, done.sale.clone(), &attention);
-            }
-            if let Some(written) = done.written {
-                report.changed(invoice, done.sale, written);
+    database.write_each(to_write, write, |written| {
+        for ((invoice, _), outcome) in written {
+            match outcome {
+                Ok(Some(done)) => {
+                    for attention in done.attention {
+                        report.needs_attention(&invoice, done.sale.clone(), &attention);
+                    }
+                    if let Some(written) = done.written {
+                        report.changed(invoice, done.sale, written);
+                    }
+                }
+                Ok(None) => info!("invoice {}: the service got there first", invoice.id),
+                Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
             }
         }
-        Ok(None) => info!("invoice {}: the service got there first", invoice.id),
-        Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
+        report.committed();
+        Ok(())
     })
 }
 

@@ -18,6 +18,11 @@ pub fn status(place: usize) -> &'static str {
     }
 }
 
+/// The service's id of the invoice at a place, as long as a UUID.
+pub fn order_id(place: usize) -> String {
+    format!("{place:036}")
+}
+
 pub struct Shop {
     folder: TempDir,
 }
@@ -36,7 +41,7 @@ impl Shop {
                  INSERT INTO discount_codes (id, code, kind) VALUES ('launch', 'LAUNCH', 'percent');
                  WITH RECURSIVE sale (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM sale WHERE n + 1 < {count})
                  INSERT INTO invoices (id, btcpay_invoice_id, product_id, buyer_email, amount_sats, created_at)
-                 SELECT lower(hex(randomblob(16))), 'there-' || n, 'pro', 'buyer' || n || '@example.com', 21000,
+                 SELECT printf('%036d', n), 'there-' || n, 'pro', 'buyer' || n || '@example.com', 21000,
                         strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour', -n || ' seconds')
                    FROM sale;
                  INSERT INTO discount_redemptions (id, code_id, invoice_id)

@@ -8,9 +8,9 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::shop::status;
+use crate::shop::{order_id, status};
 
 pub const STORE: &str = "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776";
 pub const LATENCY: Duration = Duration::from_millis(20);
@@ -31,10 +31,13 @@ pub struct Server {
     pub url: String,
 }
 
-/// A store's invoices as JSON, newest first.
+/// A store's invoices as JSON with their times of creation, newest first.
 pub struct Answers {
-    invoices: Vec<String>,
+    invoices: Vec<(i64, String)>,
+    /// By BTCPay's ids.
     places: HashMap<String, usize>,
+    /// By order ids.
+    ordered: HashMap<String, usize>,
 }
 
 const SERVE: &str = "serve";
@@ -106,12 +109,20 @@ impl Store {
         let mut answers = Answers {
             invoices: Vec::new(),
             places: HashMap::new(),
+            ordered: HashMap::new(),
         };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let newest = i64::try_from(now.as_secs()).unwrap() - 3_600;
         for place in 0..self.candidates {
+            let created = newest - i64::try_from(place).unwrap();
             for other in 0..self.others_each {
-                answers.add(format!("web-{place}-{other}"), "Settled");
+                answers.add(format!("web-{place}-{other}"), "4711", created, "Settled");
             }
-            answers.add(format!("there-{place}"), status(place));
+            let order_id = order_id(place);
+            answers
+                .ordered
+                .insert(order_id.clone(), answers.invoices.len());
+            answers.add(format!("there-{place}"), &order_id, created, status(place));
         }
         answers
     }
@@ -125,16 +136,16 @@ impl Drop for Server {
 }
 
 impl Answers {
-    fn add(&mut self, id: String, status: &str) {
-        let json = invoice(&id, status);
+    fn add(&mut self, id: String, order_id: &str, created: i64, status: &str) {
+        let json = invoice(&id, order_id, created, status);
         self.places.insert(id, self.invoices.len());
-        self.invoices.push(json);
+        self.invoices.push((created, json));
     }
 
     /// The whole list in pages of this size.
     pub fn pages(&self, take: usize) -> Vec<String> {
         let pages = self.invoices.chunks(take);
-        pages.map(|page| format!("[{}]", page.join(","))).collect()
+        pages.map(list).collect()
     }
 
     fn talk(&self, mut stream: TcpStream, lists: bool) {
@@ -163,26 +174,50 @@ impl Answers {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let id = path.rsplit('/').next().unwrap();
         if id != "invoices" {
-            return (200, self.invoices[self.places[id]].clone());
+            return (200, self.invoices[self.places[id]].1.clone());
         }
         if !lists {
             return (500, String::new());
         }
-        let number = |name: &str| -> usize {
-            let value = query.split('&').find_map(|pair| pair.strip_prefix(name));
-            value.unwrap().parse().unwrap()
+        let values = |name: &'static str| {
+            let pairs = query.split('&');
+            pairs.filter_map(move |pair| pair.strip_prefix(name))
         };
-        let (skip, take) = (number("skip="), number("take="));
-        let from = skip.min(self.invoices.len());
-        let to = (skip + take).min(self.invoices.len());
-        (200, format!("[{}]", self.invoices[from..to].join(",")))
+        let number = |name| {
+            values(name)
+                .next()
+                .map(|value| value.parse::<i64>().unwrap())
+        };
+        let (from, to) = (
+            number("startDate=").unwrap_or(0),
+            number("endDate=").unwrap_or(i64::MAX),
+        );
+        let ordered: Vec<_> = values("orderId=")
+            .filter_map(|id| self.ordered.get(id))
+            .map(|place| self.invoices[*place].clone())
+            .filter(|(created, _)| (from..=to).contains(created))
+            .collect();
+        if values("orderId=").next().is_some() {
+            return (200, list(&ordered));
+        }
+        let newest = self.invoices.partition_point(|(created, _)| *created > to);
+        let oldest = self
+            .invoices
+            .partition_point(|(created, _)| *created >= from);
+        let take = usize::try_from(number("take=").unwrap()).unwrap();
+        (200, list(&self.invoices[newest..oldest.min(newest + take)]))
     }
 }
 
+fn list(invoices: &[(i64, String)]) -> String {
+    let invoices: Vec<&str> = invoices.iter().map(|(_, json)| json.as_str()).collect();
+    format!("[{}]", invoices.join(","))
+}
+
 /// As long as a real invoice.
-fn invoice(id: &str, status: &str) -> String {
+fn invoice(id: &str, order_id: &str, created: i64, status: &str) -> String {
     let paid = if status == "Settled" { "0.00021" } else { "0" };
     format!(
-        r#"{{"id":"{id}","storeId":"{STORE}","amount":"0.00021","paidAmount":"{paid}","currency":"BTC","type":"Standard","checkoutLink":"https://btcpay.example.com/i/{id}","createdTime":1795000000,"expirationTime":1795000900,"monitoringExpiration":1795087300,"status":"{status}","additionalStatus":"None","availableStatusesForManualMarking":["Settled","Invalid"],"archived":false,"metadata":{{"orderId":"4711","orderUrl":"https://shop.example.com/orders/4711","itemDesc":"One license of the product, for one year","buyerEmail":"somebody@example.com","posData":{{"cart":[{{"id":"pro","count":1,"price":{{"type":2,"formatted":"0.00021 BTC","value":0.00021}}}}],"customAmount":0,"discountPercentage":0}}}},"checkout":{{"speedPolicy":"MediumSpeed","paymentMethods":["BTC-CHAIN","BTC-LN"],"defaultPaymentMethod":null,"lazyPaymentMethods":null,"expirationMinutes":15,"monitoringMinutes":1440,"paymentTolerance":0.0,"redirectURL":"https://shop.example.com/thanks","redirectAutomatically":false,"defaultLanguage":null}},"receipt":{{"enabled":null,"showQR":null,"showPayments":null}}}}"#
+        r#"{{"id":"{id}","storeId":"{STORE}","amount":"0.00021","paidAmount":"{paid}","currency":"BTC","type":"Standard","checkoutLink":"https://btcpay.example.com/i/{id}","createdTime":{created},"expirationTime":1795000900,"monitoringExpiration":1795087300,"status":"{status}","additionalStatus":"None","availableStatusesForManualMarking":["Settled","Invalid"],"archived":false,"metadata":{{"orderId":"{order_id}","orderUrl":"https://shop.example.com/orders/4711","itemDesc":"One license of the product, for one year","buyerEmail":"somebody@example.com","posData":{{"cart":[{{"id":"pro","count":1,"price":{{"type":2,"formatted":"0.00021 BTC","value":0.00021}}}}],"customAmount":0,"discountPercentage":0}}}},"checkout":{{"speedPolicy":"MediumSpeed","paymentMethods":["BTC-CHAIN","BTC-LN"],"defaultPaymentMethod":null,"lazyPaymentMethods":null,"expirationMinutes":15,"monitoringMinutes":1440,"paymentTolerance":0.0,"redirectURL":"https://shop.example.com/thanks","redirectAutomatically":false,"defaultLanguage":null}},"receipt":{{"enabled":null,"showQR":null,"showPayments":null}}}}"#
     )
 }

@@ -28,14 +28,45 @@ struct InvoiceJson<'body> {
     amount: Option<&'body RawValue>,
     #[serde(borrow, default)]
     paid_amount: Option<&'body RawValue>,
+    #[serde(borrow, default)]
+    created_time: Option<&'body RawValue>,
+    #[serde(borrow, default)]
+    metadata: Option<&'body RawValue>,
 }
 
-/// The answer in `body`.
+/// The merchant's part of an invoice, which may hold anything.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MetadataJson<'body> {
+    #[serde(borrow)]
+    order_id: Cow<'body, str>,
+}
+
+/// An invoice that BTCPay Server showed.
+pub struct Listed {
+    pub id: BtcpayInvoiceId,
+    /// Unix seconds, by BTCPay Server's clock.
+    pub created: Option<i64>,
+    /// The merchant's own id of it.
+    pub order_id: Option<String>,
+    pub answer: Answer,
+}
+
+/// Invoices that BTCPay Server showed, newest first.
+pub struct Page {
+    /// How many there were, understood or not.
+    pub count: usize,
+    /// When the last of them was created, in Unix seconds by BTCPay Server's clock.
+    pub oldest: Option<i64>,
+    pub invoices: Vec<Listed>,
+}
+
+/// The invoice in `body`.
 ///
 /// # Errors
 ///
 /// It is about another invoice or store, or a field that counts cannot be understood.
-pub fn parse(body: &[u8], id: &BtcpayInvoiceId, store_id: &str) -> Result<Answer> {
+pub fn parse(body: &[u8], id: &BtcpayInvoiceId, store_id: &str) -> Result<Listed> {
     let json: InvoiceJson =
         serde_json::from_slice(body).context("BTCPay Server's response is not an invoice")?;
     ensure!(
@@ -43,26 +74,46 @@ pub fn parse(body: &[u8], id: &BtcpayInvoiceId, store_id: &str) -> Result<Answer
         "BTCPay Server answered about another invoice: {}",
         json.id
     );
-    json.answer(store_id)
+    json.listed(store_id)
 }
 
-/// The number of invoices on a page of the store's list, and the answers that can be understood.
-///
 /// # Errors
 ///
 /// It is not a list.
-pub fn parse_page(body: &[u8], store_id: &str) -> Result<(usize, Vec<(BtcpayInvoiceId, Answer)>)> {
+pub fn parse_page(body: &[u8], store_id: &str) -> Result<Page> {
     let rows: Vec<&RawValue> =
         serde_json::from_slice(body).context("BTCPay Server's response is not a list")?;
-    let answers = rows.iter().filter_map(|row| {
-        let json: InvoiceJson = serde_json::from_str(row.get()).ok()?;
-        let id = BtcpayInvoiceId(json.id.as_ref().into());
-        Some((id, json.answer(store_id).ok()?))
-    });
-    Ok((rows.len(), answers.collect()))
+    let mut page = Page {
+        count: rows.len(),
+        oldest: None,
+        invoices: Vec::with_capacity(rows.len()),
+    };
+    for row in rows {
+        let Ok(json) = serde_json::from_str::<InvoiceJson>(row.get()) else {
+            continue;
+        };
+        page.oldest = json.created().or(page.oldest);
+        page.invoices.extend(json.listed(store_id));
+    }
+    Ok(page)
 }
 
 impl InvoiceJson<'_> {
+    fn created(&self) -> Option<i64> {
+        serde_json::from_str(self.created_time?.get()).ok()
+    }
+
+    fn listed(self, store_id: &str) -> Result<Listed> {
+        let metadata = self.metadata.map(RawValue::get);
+        let metadata = metadata.and_then(|json| serde_json::from_str::<MetadataJson>(json).ok());
+        Ok(Listed {
+            id: BtcpayInvoiceId(self.id.as_ref().into()),
+            created: self.created(),
+            order_id: metadata.map(|metadata| metadata.order_id.into_owned()),
+            answer: self.answer(store_id)?,
+        })
+    }
+
     fn answer(self, store_id: &str) -> Result<Answer> {
         ensure!(
             self.store_id == store_id,
@@ -150,7 +201,7 @@ mod tests {
         let body = format!(
             r#"{{"id":"there","storeId":"shop","currency":"BTC","status":"Settled",{fields}}}"#
         );
-        parse(body.as_bytes(), &asked(), "shop")
+        parse(body.as_bytes(), &asked(), "shop").map(|listed| listed.answer)
     }
 
     fn amount(json: &str) -> Option<Decimal> {
@@ -204,7 +255,7 @@ mod tests {
         let status_of = |word: &str| {
             let body =
                 format!(r#"{{"id":"there","storeId":"shop","currency":"BTC","status":"{word}"}}"#);
-            parse(body.as_bytes(), &asked(), "shop").map(|answer| answer.status)
+            parse(body.as_bytes(), &asked(), "shop").map(|listed| listed.answer.status)
         };
         for (word, status) in [
             ("New", BtcpayStatus::New),

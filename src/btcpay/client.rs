@@ -3,10 +3,10 @@
 use anyhow::{Error, anyhow};
 use reqwest::{StatusCode, Url};
 
-use super::answer;
+use super::answer::{self, Listed, Page};
 use super::transport::{ANOTHER_SERVER, ApiKey, AskError, Response, Transport};
-use crate::deadline::Deadline;
-use crate::invoice::{Answer, BtcpayInvoiceId, Store};
+use crate::invoice::{BtcpayInvoiceId, InvoiceId, Store};
+use crate::stop::Deadline;
 
 /// One store of a BTCPay Server.
 pub struct Btcpay {
@@ -22,21 +22,11 @@ enum KeyCheck {
     Unclear,
 }
 
-/// A page of the store's list.
-#[derive(Debug, Clone, Copy)]
-pub struct Page {
-    /// Unix seconds, inclusive, by BTCPay Server's clock.
-    pub created_from: i64,
-    pub created_to: i64,
-    pub skip: usize,
-    pub take: usize,
-}
-
-/// What a page of the store's list showed.
-pub struct Shown {
-    /// Invoices on the page, readable or not.
-    pub count: usize,
-    pub answers: Vec<(BtcpayInvoiceId, Answer)>,
+/// Creation times in BTCPay Server, in Unix seconds, inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    pub from: i64,
+    pub to: i64,
 }
 
 impl Btcpay {
@@ -51,6 +41,10 @@ impl Btcpay {
             store,
             key_check: None,
         })
+    }
+
+    pub fn store_id(&self) -> &str {
+        &self.store.id
     }
 
     /// How many requests were made.
@@ -68,17 +62,15 @@ impl Btcpay {
     /// # Errors
     ///
     /// See [`AskError`].
-    pub fn invoice(&mut self, id: &BtcpayInvoiceId) -> Result<Answer, AskError> {
-        let response = self.transport.get(&self.address(Some(id)), None)?;
+    pub fn invoice(&mut self, id: &BtcpayInvoiceId) -> Result<Listed, AskError> {
+        let response = self.transport.get(&self.address(Some(id)))?;
         match response.status {
             StatusCode::OK if response.is_web_page() => {
                 self.check_key()?;
-                Err(AskError::Refused(web_page()))
+                Err(AskError::Refused(web_page(&response)))
             }
-            StatusCode::OK => answer::parse(&response.body, id, &self.store.id).map_err(|error| {
-                let error = format!("{error:#}");
-                AskError::Refused(Error::msg(self.transport.without_key(&error)))
-            }),
+            StatusCode::OK => answer::parse(&response.body, id, &self.store.id)
+                .map_err(|error| self.not_understood(&error, &response)),
             StatusCode::UNAUTHORIZED => Err(key_refused()),
             StatusCode::NOT_FOUND if answer::says_invoice_not_found(&response.body) => {
                 Err(not_in_store(response.status))
@@ -100,29 +92,53 @@ impl Btcpay {
         }
     }
 
-    /// Reads a page of the store's list, archived invoices included. Each invoice on it is read by
-    /// itself; one that cannot be understood is left out.
+    /// The newest `take` invoices of `window`, archived ones included. An invoice that cannot be
+    /// understood is only counted.
     ///
     /// # Errors
     ///
     /// See [`AskError`].
-    pub fn page(&mut self, page: Page) -> Result<Shown, AskError> {
-        let query = [
-            ("startDate", page.created_from.to_string()),
-            ("endDate", page.created_to.to_string()),
+    pub fn page(&mut self, window: Window, take: usize) -> Result<Page, AskError> {
+        self.filtered(window, [("take", take.to_string())])
+    }
+
+    /// The invoices of `window` whose `metadata.orderId` is one of these, which is how services name
+    /// their invoices in BTCPay Server.
+    ///
+    /// # Errors
+    ///
+    /// See [`AskError`].
+    pub fn by_order_id(&mut self, window: Window, ids: &[&InvoiceId]) -> Result<Page, AskError> {
+        self.filtered(window, ids.iter().map(|id| ("orderId", id.0.to_string())))
+    }
+
+    fn filtered(
+        &mut self,
+        window: Window,
+        filter: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Page, AskError> {
+        let always = [
+            ("startDate", window.from.to_string()),
+            ("endDate", window.to.to_string()),
             ("includeArchived", "true".into()),
-            ("skip", page.skip.to_string()),
-            ("take", page.take.to_string()),
         ];
-        // A server too weak for its list must leave time to look up single invoices.
-        let response = self.list(&query, Some(5))?;
+        let query: Vec<_> = always.into_iter().chain(filter).collect();
+        let response = self.list(&query)?;
+        if response.status == StatusCode::URI_TOO_LONG {
+            return Err(AskError::TooLong(self.transport.unexpected(&response)));
+        }
         if response.status != StatusCode::OK {
             return Err(AskError::Refused(self.transport.unexpected(&response)));
         }
-        let (count, answers) =
-            answer::parse_page(&response.body, &self.store.id).map_err(AskError::Refused)?;
+        let page = answer::parse_page(&response.body, &self.store.id)
+            .map_err(|error| self.not_understood(&error, &response))?;
         self.key_check = Some(KeyCheck::Good);
-        Ok(Shown { count, answers })
+        Ok(page)
+    }
+
+    fn not_understood(&self, error: &Error, response: &Response) -> AskError {
+        let what = format!("{error:#}. What came: {}", response.what_came());
+        AskError::Refused(Error::msg(self.transport.without_key(&what)))
     }
 
     /// Checks that the address, the store and the key give access to the store's invoices.
@@ -131,18 +147,19 @@ impl Btcpay {
     ///
     /// See [`AskError`].
     pub fn check_access(&mut self) -> Result<(), AskError> {
-        let response = self.list(&[("take", "1".into())], None)?;
+        let response = self.list(&[("take", "1".into())])?;
         if response.status.is_redirection() {
             Err(AskError::Fatal(self.transport.unexpected(&response)))
         } else if response.status != StatusCode::OK {
             Err(AskError::Refused(self.transport.unexpected(&response)))
         } else if response.is_web_page() {
-            Err(AskError::Fatal(web_page()))
+            Err(AskError::Fatal(web_page(&response)))
         } else if answer::is_list(&response.body) {
             Ok(())
         } else {
             Err(AskError::Refused(anyhow!(
-                "got something other than a list of invoices. {ANOTHER_SERVER}"
+                "got {} instead of a list of invoices. {ANOTHER_SERVER}",
+                response.what_came()
             )))
         }
     }
@@ -154,21 +171,23 @@ impl Btcpay {
         }
         let check = match self.check_access() {
             Ok(()) => KeyCheck::Good,
-            Err(AskError::Refused(_) | AskError::NotInStore(_) | AskError::Unanswered(_)) => {
-                KeyCheck::Unclear
-            }
-            Err(other @ (AskError::Fatal(_) | AskError::Deadline(_))) => return Err(other),
+            Err(
+                AskError::Refused(_)
+                | AskError::NotInStore(_)
+                | AskError::TooLong(_)
+                | AskError::Unanswered { .. },
+            ) => KeyCheck::Unclear,
+            Err(other @ (AskError::Fatal(_) | AskError::Stopped(_))) => return Err(other),
         };
         self.key_check = Some(check);
         Ok(check)
     }
 
-    /// Requests the store's list, within a share of the time that is left. A refusal is about the
-    /// key, the store id or the address.
-    fn list(&mut self, query: &[(&str, String)], share: Option<u32>) -> Result<Response, AskError> {
+    /// Requests the store's list. A refusal is about the key, the store id or the address.
+    fn list(&mut self, query: &[(&str, String)]) -> Result<Response, AskError> {
         let mut url = self.address(None);
         url.query_pairs_mut().extend_pairs(query);
-        let response = self.transport.get(&url, share)?;
+        let response = self.transport.get(&url)?;
         let Store { url, id } = &self.store;
         match response.status {
             StatusCode::UNAUTHORIZED => Err(key_refused()),
@@ -213,6 +232,9 @@ fn not_in_store(status: StatusCode) -> AskError {
     ))
 }
 
-fn web_page() -> Error {
-    anyhow!("got a web page instead of an invoice. {ANOTHER_SERVER}")
+fn web_page(response: &Response) -> Error {
+    anyhow!(
+        "got {} instead of an invoice. {ANOTHER_SERVER}",
+        response.what_came()
+    )
 }

@@ -9,5 +9,6 @@ mod client;
 mod near;
 mod transport;
 
-pub use client::{Btcpay, Page};
+pub use answer::{Listed, Page};
+pub use client::{Btcpay, Window};
 pub use transport::{ApiKey, AskError, Cleartext};

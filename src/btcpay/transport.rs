@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::mem::ManuallyDrop;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
@@ -10,29 +11,33 @@ use hyper_util::client::proxy::matcher::Matcher;
 use jiff::Timestamp;
 use log::{debug, warn};
 use reqwest::blocking::Client;
-use reqwest::header::{AUTHORIZATION, DATE, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{
+    AUTHORIZATION, DATE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SERVER, VIA,
+};
 use reqwest::{StatusCode, Url, redirect};
 
 use super::near::{is_near, is_this_machine};
-use crate::deadline::Deadline;
 use crate::invoice::without_password;
+use crate::stop::Deadline;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// From the start of connecting to the end of the body.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_LIMIT: u64 = 32 * 1024 * 1024;
+/// Some proxies add many.
+const MOST_HEADERS: usize = 1_000;
 
-const TRIES: u32 = 3;
-/// Doubled for each further try, then stretched at random up to twofold.
-const FIRST_BACKOFF: Duration = Duration::from_millis(200);
-/// A server that asks for more is left alone until the next run.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
+/// How often a waiting request looks for a signal.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How many seconds the clocks may differ without a warning.
 const CLOCK_SKEW: u64 = 300;
 
 /// How much of an unexpected body is quoted, in characters.
 const QUOTED: usize = 200;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The web server that BTCPay Server comes with.
+const BTCPAYS_OWN: &str = "Kestrel";
 
 /// Precedes the key in the header.
 const SCHEME: &str = "token ";
@@ -48,12 +53,17 @@ pub enum AskError {
     Refused(Error),
     /// The store has no such invoice.
     NotInStore(Error),
-    /// No response after every retry, or only a request to come back later.
-    Unanswered(Error),
+    /// The request was longer than something on the way allows.
+    TooLong(Error),
+    /// No response, or only a request to come back later.
+    Unanswered {
+        error: Error,
+        retry_after: Option<Duration>,
+    },
     /// Every other request would meet it too.
     Fatal(Error),
-    /// The deadline was reached, after this error if there was one.
-    Deadline(Option<Error>),
+    /// The deadline was reached, or a signal came, while waiting for this if it was for something.
+    Stopped(Option<Error>),
 }
 
 impl From<AskError> for Error {
@@ -61,10 +71,14 @@ impl From<AskError> for Error {
         match error {
             AskError::Refused(error)
             | AskError::NotInStore(error)
-            | AskError::Unanswered(error)
+            | AskError::TooLong(error)
+            | AskError::Unanswered { error, .. }
             | AskError::Fatal(error) => error,
-            AskError::Deadline(None) => anyhow!("deadline reached before BTCPay Server was asked"),
-            AskError::Deadline(Some(last)) => last.context("deadline reached"),
+            AskError::Stopped(last) => {
+                let last = last.map_or_else(String::new, |last| format!(". Last error: {last:#}"));
+                let message = Deadline::message("BTCPay Server did not answer in time");
+                anyhow!("{message}{last}")
+            }
         }
     }
 }
@@ -122,12 +136,34 @@ pub struct Response {
     retry_after: Option<Duration>,
     /// When the server, or a proxy in front of it, says that it answered.
     date: Option<Timestamp>,
+    /// What stands in between, as far as its headers say: `Server: nginx`.
+    between: Option<String>,
     pub body: Vec<u8>,
 }
 
 impl Response {
     pub fn is_web_page(&self) -> bool {
         self.body.trim_ascii_start().first() == Some(&b'<')
+    }
+
+    /// What came, in words or as it begins.
+    pub fn what_came(&self) -> String {
+        let came = if self.body.trim_ascii().is_empty() {
+            "nothing".into()
+        } else if self.is_web_page() {
+            "a web page".into()
+        } else if self.body.starts_with(&[0x1f, 0x8b]) {
+            "gzip data that was not asked for".into()
+        } else {
+            let beginning = self.body.chunks(32 * QUOTED).next().unwrap_or_default();
+            let beginning = String::from_utf8_lossy(beginning);
+            let quoted: String = beginning.trim().chars().take(QUOTED).collect();
+            format!("'{quoted}'")
+        };
+        match &self.between {
+            Some(header) => format!("{came} ({header})"),
+            None => came,
+        }
     }
 }
 
@@ -153,7 +189,8 @@ impl Transport {
             .user_agent(concat!("reconcile/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(None)
-            .redirect(redirect::Policy::none());
+            .redirect(redirect::Policy::none())
+            .http1_max_headers(MOST_HEADERS);
         if server.scheme() == "http" {
             // Needs no trusted certificates, and a small container may have none.
             client = client.tls_certs_only([]);
@@ -178,18 +215,20 @@ impl Transport {
         })
     }
 
-    /// Requests `url`, up to [`TRIES`] times while the error may pass. Each try takes at most a
-    /// `share`th of the time that is left.
+    /// Requests `url` once.
     ///
     /// # Errors
     ///
     /// See [`AskError`].
-    pub fn get(&mut self, url: &Url, share: Option<u32>) -> Result<Response, AskError> {
-        let limit = share.map_or(REQUEST_TIMEOUT, |share| {
-            self.deadline.shrink(REQUEST_TIMEOUT * share) / share
-        });
-        let response = self.retry(url, limit)?;
+    pub fn get(&mut self, url: &Url) -> Result<Response, AskError> {
+        let response = self.send(url)?;
         self.compare_clocks(&response);
+        if may_pass(response.status) {
+            return Err(AskError::Unanswered {
+                error: self.unexpected(&response),
+                retry_after: response.retry_after,
+            });
+        }
         if response.body.len() as u64 > BODY_LIMIT {
             return Err(AskError::Refused(anyhow!(
                 "the response is larger than {} MiB. {ANOTHER_SERVER}",
@@ -218,11 +257,8 @@ impl Transport {
                 self.without_key(to)
             );
         }
-        let beginning = response.body.chunks(32 * QUOTED).next().unwrap_or_default();
-        let beginning = self.without_key(&String::from_utf8_lossy(beginning));
-        let quoted: String = beginning.trim().chars().take(QUOTED).collect();
-        let colon = if quoted.is_empty() { "" } else { ": " };
-        anyhow!("BTCPay Server, or a proxy in front of it, answered {status}{colon}{quoted}")
+        let came = self.without_key(&response.what_came());
+        anyhow!("BTCPay Server, or a proxy in front of it, answered {status}: {came}")
     }
 
     /// This machine's clock decides which invoices are recent enough to be checked.
@@ -240,69 +276,60 @@ impl Transport {
         self.clocks_compared = true;
     }
 
-    fn retry(&mut self, url: &Url, limit: Duration) -> Result<Response, AskError> {
-        let mut backoff = FIRST_BACKOFF;
-        let mut tries = 1;
-        loop {
-            let (error, retry_after) = match self.try_once(url, limit) {
-                Ok(response) if may_pass(response.status) => {
-                    (self.unexpected(&response), response.retry_after)
-                }
-                Err(AskError::Unanswered(error)) => (error, None),
-                other => return other,
-            };
-            if retry_after.is_some_and(|wait| wait > LONGEST_RETRY_AFTER) {
-                return Err(AskError::Fatal(error.context(
-                    "BTCPay Server asks for a longer pause than a run can wait; a later run tries again",
-                )));
-            }
-            if tries == TRIES {
-                return Err(AskError::Unanswered(error));
-            }
-            let wait = retry_after.unwrap_or_else(|| backoff.mul_f64(1.0 + fastrand::f64()));
-            if self.deadline.shrink(wait) < wait {
-                return Err(AskError::Deadline(Some(error)));
-            }
-            debug!("retrying in {} ms: {error:#}", wait.as_millis());
-            thread::sleep(wait);
-            tries += 1;
-            backoff *= 2;
-        }
-    }
-
-    fn try_once(&mut self, url: &Url, limit: Duration) -> Result<Response, AskError> {
-        if self.deadline.has_passed() {
-            return Err(AskError::Deadline(None));
+    /// In a thread of its own, which is left behind if the run has to end.
+    fn send(&mut self, url: &Url) -> Result<Response, AskError> {
+        if self.deadline.is_reached() {
+            return Err(AskError::Stopped(None));
         }
         self.requests += 1;
         debug!("GET {url}");
-        let sent = self
+        let request = self
             .client
             .get(url.clone())
             .header(AUTHORIZATION, self.key.0.clone())
-            .timeout(self.deadline.shrink(limit))
-            .send();
-        let cannot_connect = sent.as_ref().is_err_and(reqwest::Error::is_connect);
-        self.connected |= !cannot_connect;
-        sent.map_err(|error| reason(&error))
-            .and_then(read)
-            .map_err(|reason| {
-                // How rustls begins whatever it has against a certificate.
-                if reason.contains("invalid peer certificate") {
-                    return AskError::Fatal(anyhow!(
-                        "the certificate of {} is not trusted: {reason}. If it is from your own \
-                         authority, name that authority's certificate file in SSL_CERT_FILE; if it \
-                         is not valid yet or has expired, check this machine's clock",
-                        self.server
-                    ));
+            .timeout(self.deadline.of_a_request());
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let sent = request.send();
+            let connected = !sent.as_ref().is_err_and(reqwest::Error::is_connect);
+            let read = sent.map_err(|error| reason(&error)).and_then(read);
+            // Nobody listens any more if the run has ended.
+            let _ = sender.send((connected, read));
+        });
+        let (connected, read) = loop {
+            match receiver.recv_timeout(LOOK) {
+                Ok(outcome) => break outcome,
+                Err(RecvTimeoutError::Timeout) if self.deadline.is_reached() => {
+                    let waited = self.no_response(false, "no answer yet");
+                    return Err(AskError::Stopped(Some(waited)));
                 }
-                let error = self.no_response(cannot_connect, &reason);
-                if self.deadline.has_passed() {
-                    AskError::Deadline(Some(error))
-                } else {
-                    AskError::Unanswered(error)
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    break (false, Err("the request broke off".into()));
                 }
-            })
+            }
+        };
+        self.connected |= connected;
+        read.map_err(|reason| {
+            // How rustls begins whatever it has against a certificate.
+            if reason.contains("invalid peer certificate") {
+                return AskError::Fatal(anyhow!(
+                    "the certificate of {} is not trusted: {reason}. If it is from your own \
+                     authority, name that authority's certificate file in SSL_CERT_FILE; if it is \
+                     not valid yet or has expired, check this machine's clock",
+                    self.server
+                ));
+            }
+            let error = self.no_response(!connected, &reason);
+            if self.deadline.is_reached() {
+                AskError::Stopped(Some(error))
+            } else {
+                AskError::Unanswered {
+                    error,
+                    retry_after: None,
+                }
+            }
+        })
     }
 
     fn no_response(&self, cannot_connect: bool, reason: &str) -> Error {
@@ -324,13 +351,17 @@ impl Transport {
 /// The whole response, or why it could not be read.
 fn read(mut response: reqwest::blocking::Response) -> Result<Response, String> {
     let status = response.status();
-    let header = |name| {
+    let header = |name: HeaderName| {
         let value: &HeaderValue = response.headers().get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
     let location = header(LOCATION);
     let retry_after = header(RETRY_AFTER).and_then(|text| waiting_time(&text));
     let date = header(DATE).and_then(|text| http_date(&text));
+    let between = [VIA, SERVER]
+        .into_iter()
+        .find_map(|name| header(name.clone()).map(|value| format!("{name}: {value}")))
+        .filter(|header| !header.contains(BTCPAYS_OWN));
     let length = response.content_length().unwrap_or_default();
     let mut body =
         Vec::with_capacity(usize::try_from(length.min(BODY_LIMIT)).unwrap_or_default() + 1);
@@ -339,11 +370,15 @@ fn read(mut response: reqwest::blocking::Response) -> Result<Response, String> {
         .take(BODY_LIMIT + 1)
         .read_to_end(&mut body)
         .map_err(|error| format!("the response broke off: {}", reason(&error)))?;
+    if body.starts_with(BYTE_ORDER_MARK) {
+        body.drain(..BYTE_ORDER_MARK.len());
+    }
     Ok(Response {
         status,
         location,
         retry_after,
         date,
+        between,
         body,
     })
 }
@@ -361,15 +396,9 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// What a proxy, or a server that is starting up, says for a while.
+/// What a server in trouble, or a proxy in front of it, says for a while. 520 to 527 are Cloudflare's.
 fn may_pass(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-    )
+    matches!(status.as_u16(), 429 | 500 | 502..=504 | 520..=527)
 }
 
 /// The header `Retry-After`: seconds, or a date.

@@ -130,6 +130,22 @@ SELECT *
  ORDER BY created_seconds, id
  LIMIT ?3 OFFSET ?2";
 
+const NEWEST_PAID: &str = "
+SELECT *
+  FROM invoice_rows
+ WHERE id IN (
+         SELECT invoices.id
+           FROM invoices
+           JOIN licenses ON licenses.invoice_id = invoices.id
+          WHERE invoices.status = 'settled'
+            AND invoices.amount_sats > 0
+            AND invoices.btcpay_invoice_id NOT LIKE 'free-%'
+          ORDER BY invoices.created_at DESC
+          LIMIT 100)
+   AND is_ours = 1
+ ORDER BY created_seconds DESC
+ LIMIT 1";
+
 const FIND: &str = "
 SELECT *
   FROM invoice_rows
@@ -175,7 +191,7 @@ impl Database {
             ":recheck": window.recheck,
         })?;
         let with_values = rows.as_ref().and_then(Statement::expanded_sql);
-        trace!("{}", with_values.unwrap_or_default());
+        trace!("candidates: {}", with_values.unwrap_or_default());
         while let Some(row) = rows.next()? {
             match self.read_candidate(row, window.recheck) {
                 Ok(Candidate::ToLookUp(invoice)) => listing.candidates.push(invoice),
@@ -190,6 +206,21 @@ impl Database {
         // A rollback would empty the temporary tables that were filled.
         read.commit()?;
         Ok(listing)
+    }
+
+    /// The newest invoice that was certainly paid in our store.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::candidates`].
+    pub fn newest_paid(&self) -> Result<Option<Invoice>> {
+        let find = || {
+            let mut statement = self.connection.prepare(NEWEST_PAID)?;
+            let mut rows = statement.query([])?;
+            let row = rows.next()?;
+            Ok(row.and_then(|row| read_invoice(row).ok()))
+        };
+        find().map_err(|error| explain(&error, "read an invoice of", &self.path))
     }
 
     /// The invoices of this id, the service's or BTCPay's; two at most. One that cannot be sold in our
@@ -294,7 +325,7 @@ impl Database {
         if touched_matters {
             readable_time(row, "updated_at", "updated_seconds")?;
         }
-        keysat::complete(
+        keysat::fill_in_applied(
             &mut invoice,
             self.keysat.as_ref(),
             &self.connection,

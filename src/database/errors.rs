@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::anyhow;
 use rusqlite::{Error, ErrorCode, ffi};
 
+use crate::stop::Deadline;
+
 pub const WRITE_PERMISSION: &str = "Give this user write permission for the file and its folder, \
                                     where SQLite keeps its journal, or run reconcile as the \
                                     service's user";
@@ -12,6 +14,11 @@ pub const WRITE_PERMISSION: &str = "Give this user write permission for the file
 /// What could not be done (`doing`) to the database at `path`, why, and what to do next.
 pub fn explain(error: &Error, doing: &str, path: &Path) -> anyhow::Error {
     let shown = path.display();
+    if is_interrupted(error) {
+        return anyhow!(Deadline::message(&format!(
+            "could not {doing} the database {shown} in time"
+        )));
+    }
     let busy;
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::ReadOnly) if needs_recovery(error) => {
@@ -48,6 +55,18 @@ pub fn explain(error: &Error, doing: &str, path: &Path) -> anyhow::Error {
 /// What the database refused to write of one invoice.
 pub fn refused(error: &Error) -> anyhow::Error {
     anyhow!("the database refused the change: {error}. Check its triggers and constraints")
+}
+
+pub fn is_locked(error: &Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+/// Whether the deadline was reached.
+pub fn is_interrupted(error: &Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
 }
 
 /// Whether every other invoice would meet this error too. Constraints, triggers and odd values

@@ -38,10 +38,10 @@ use rusqlite::Connection;
 pub use candidates::Window;
 pub use write::{WriteError, Writing};
 
-use crate::deadline::Deadline;
+use crate::stop::Deadline;
 use clock::Clock;
 use keysat::Keysat;
-use locks::Turns;
+use locks::{Turns, Waiting};
 
 /// What a run may do to the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,9 @@ pub enum Access {
 pub struct Database {
     connection: Connection,
     path: PathBuf,
+    /// The file's device and inode.
+    identity: (u64, u64),
+    waiting: Waiting,
     access: Access,
     deadline: Deadline,
     clock: Clock,

@@ -1,6 +1,7 @@
 //! Opening the database and checking that it keeps the contract.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,11 +12,11 @@ use rusqlite::{Connection, OpenFlags};
 use super::clock::Clock;
 use super::errors::{WRITE_PERMISSION, explain};
 use super::keysat::Keysat;
-use super::locks::{Turns, wait_for_locks};
+use super::locks::{Turns, Waiting};
 use super::views::Views;
 use super::{Access, Database, contract, indexes};
-use crate::deadline::Deadline;
 use crate::invoice::Store;
+use crate::stop::Deadline;
 
 /// One for each statement that runs once per invoice; rusqlite's default is 16.
 const CACHED_STATEMENTS: usize = 32;
@@ -36,7 +37,7 @@ impl Database {
         deadline: Deadline,
     ) -> Result<Self> {
         let shown = path.display();
-        match path.metadata() {
+        let identity = match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
                 "no database at {shown}. Set --database to the licensing service's file, or create \
                  a new one: sqlite3 '{shown}' < schema.sql"
@@ -45,16 +46,21 @@ impl Database {
             Ok(metadata) if metadata.is_dir() => {
                 bail!("{shown} is a folder. Set --database to the database file in it")
             }
-            Ok(_) => {}
-        }
+            Ok(metadata) => (metadata.dev(), metadata.ino()),
+        };
         let flags = match access {
             Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
             Access::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
         };
-        let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(|error| explain(&error, "open", path))?;
+        let mut connection =
+            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+                .map_err(|error| explain(&error, "open", path))?;
         let unreadable = |error| explain(&error, "read", path);
-        prepare(&connection, deadline).map_err(unreadable)?;
+        let waiting = Waiting::default();
+        waiting
+            .set_up(&mut connection, deadline)
+            .map_err(unreadable)?;
+        prepare(&connection).map_err(unreadable)?;
         check_contract(&connection, access, path)?;
         let keysat = Keysat::recognize(&connection).map_err(unreadable)?;
         let mut views = Views::of_the_contract(&connection).map_err(unreadable)?;
@@ -92,6 +98,8 @@ impl Database {
         Ok(Self {
             connection,
             path: path.to_owned(),
+            identity,
+            waiting,
             access,
             deadline,
             clock: Clock {
@@ -104,12 +112,36 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Whether the file that is open is still the one that the path names.
+    ///
+    /// # Errors
+    ///
+    /// It is not: what was written would be lost.
+    pub(super) fn check_identity(&self) -> Result<()> {
+        let shown = self.path.display();
+        let identity = self
+            .path
+            .metadata()
+            .map(|metadata| (metadata.dev(), metadata.ino()));
+        match identity {
+            Ok(identity) if identity == self.identity => Ok(()),
+            Ok(_) | Err(_) => bail!(
+                "the database {shown} was replaced by another file during the run, perhaps by a \
+                 backup that was restored. The last changes may be lost; the next run looks at the \
+                 new file"
+            ),
+        }
+    }
+}
+
 /// Settings of this connection only; none of them changes the file.
-fn prepare(connection: &Connection, deadline: Deadline) -> rusqlite::Result<()> {
-    wait_for_locks(connection, deadline)?;
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     // Otherwise a statement may be planned again whenever it gets other values.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // Writing to the file before the commit takes locks that others notice.
+    connection.pragma_update(None, "cache_spill", false)?;
     // Temporary views and what a savepoint may have to undo are small.
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.pragma_update(None, "foreign_keys", true)

@@ -4,9 +4,9 @@ use rusqlite::Connection;
 
 use super::views::Views;
 use super::{Access, Database, WriteError, candidates, doubt, license, redemption, write};
-use crate::deadline::Deadline;
 use crate::decide::Change;
 use crate::invoice::{InvoiceId, Missing, Store};
+use crate::stop::Deadline;
 
 fn store() -> Store {
     Store {

@@ -78,7 +78,7 @@ impl Views {
             self.code,
             self.max_uses
         );
-        trace!("{sql}");
+        trace!("views: {sql}");
         connection.execute_batch(&sql)
     }
 }

@@ -9,11 +9,10 @@ use uuid::Uuid;
 
 use super::clock::Clock;
 use super::doubt::doubts;
-use super::errors::{concerns_the_file, explain, refused};
+use super::errors::{concerns_the_file, explain, is_interrupted, is_locked, refused};
 use super::invoice_row::{read_invoice, read_sale};
 use super::keysat::{self, AlsoOwed, Keysat};
 use super::license::LicenseRow;
-use super::locks::wait_for_locks;
 use super::redemption::RedemptionChange;
 use super::row::{column_value, execute_one, one};
 use super::{Access, Database, audit};
@@ -27,6 +26,11 @@ pub enum WriteError {
     Invoice(anyhow::Error),
     /// The transaction is undone; another with fewer invoices in it may succeed.
     Transaction(anyhow::Error),
+    /// Another program has kept the commit waiting for as long as others may be kept waiting. The
+    /// transaction is undone and may be repeated.
+    Locked(anyhow::Error),
+    /// The deadline was reached in the midst of this invoice.
+    Interrupted,
     /// Nothing more can be written.
     Database(anyhow::Error),
 }
@@ -76,14 +80,15 @@ impl Database {
     /// Begins a transaction; in a dry run, one that only reads.
     pub(super) fn begin(&mut self) -> Result<Writing<'_>> {
         let unavailable = |error| explain(&error, "write to", &self.path);
-        wait_for_locks(&self.connection, self.deadline).map_err(unavailable)?;
         let behavior = match self.access {
             Access::Read => TransactionBehavior::Deferred,
             Access::Write => TransactionBehavior::Immediate,
         };
         let transaction = self.connection.transaction_with_behavior(behavior);
+        let transaction = transaction.map_err(unavailable)?;
+        self.waiting.has_lock(self.access == Access::Write);
         Ok(Writing {
-            transaction: transaction.map_err(unavailable)?,
+            transaction,
             access: self.access,
             path: &self.path,
             keysat: self.keysat.as_ref(),
@@ -206,7 +211,9 @@ impl Writing<'_> {
     /// The database refuses or cannot keep them; nothing of this transaction is written then.
     pub(super) fn commit(self) -> Result<(), WriteError> {
         self.transaction.commit().map_err(|error| {
-            if concerns_the_file(&error) {
+            if is_locked(&error) {
+                WriteError::Locked(explain(&error, "write to", self.path))
+            } else if concerns_the_file(&error) {
                 WriteError::Database(explain(&error, "write to", self.path))
             } else {
                 WriteError::Transaction(refused(&error))
@@ -216,6 +223,7 @@ impl Writing<'_> {
 
     fn classify(&self, error: anyhow::Error) -> WriteError {
         let error = match error.downcast::<rusqlite::Error>() {
+            Ok(error) if is_interrupted(&error) => return WriteError::Interrupted,
             Ok(error) if concerns_the_file(&error) => {
                 return WriteError::Database(explain(&error, "write to", self.path));
             }
@@ -247,7 +255,7 @@ fn reread(
         return Ok(None);
     }
     let mut invoice = read_invoice(row)?;
-    keysat::complete(&mut invoice, keysat, connection, clock)?;
+    keysat::fill_in_applied(&mut invoice, keysat, connection, clock)?;
     let sale = read_sale(row, &invoice);
     Ok(Some((invoice, sale)))
 }

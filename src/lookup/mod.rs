@@ -1,5 +1,4 @@
-//! Which requests answer which candidates, and the loop that makes them. Many candidates are looked up
-//! through pages of the store's list; a few, and those that the list did not show, one by one.
+//! Which requests answer which candidates: a pure plan, and the loop that carries it out.
 //!
 //! Knows BTCPay Server's answers, but neither the database nor the report. The caller decides what to
 //! do with each answer, and gets it before the next request is sent.
@@ -7,16 +6,15 @@
 mod plan;
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow};
-use log::info;
+use log::{debug, info};
 
-use crate::btcpay::{AskError, Btcpay};
-use crate::invoice::{Answer, Invoice};
-use plan::Plan;
-
-/// BTCPay Server is gone after this many invoices in a row without an answer.
-const GONE_AFTER: usize = 3;
+use crate::btcpay::{AskError, Btcpay, Listed, Page, Window};
+use crate::invoice::{Answer, BtcpayInvoiceId, Invoice};
+use crate::stop::Deadline;
+use plan::{Candidate, Plan, Step, Unanswered};
 
 /// What became of some of the candidates.
 pub enum LookedUp {
@@ -24,17 +22,19 @@ pub enum LookedUp {
     /// This one has no answer; others may have.
     Failed(Invoice, Error),
     /// The store has no such invoice.
-    NotInStore(Invoice, Error),
+    NotInStore(Invoice),
 }
 
 /// Why the loop ended early.
 pub struct Stopped {
     pub error: Error,
-    pub at_deadline: bool,
+    /// The deadline or a signal.
+    pub out_of_time: bool,
     pub not_checked: usize,
 }
 
-/// Looks up each of `candidates`, which are oldest first, and hands every result to `found`.
+/// Looks up each of `candidates`, oldest first, at Unix second `now`, and hands every result to
+/// `found`.
 ///
 /// # Errors
 ///
@@ -43,130 +43,231 @@ pub struct Stopped {
 pub fn look_up(
     candidates: Vec<Invoice>,
     btcpay: &mut Btcpay,
+    now: i64,
+    deadline: Deadline,
     found: impl FnMut(LookedUp) -> Result<()>,
 ) -> Result<(), Stopped> {
+    let known = candidates.iter().map(|invoice| Candidate {
+        created: invoice.created,
+        id_bytes: invoice.id.0.len(),
+    });
+    let plan = Plan::new(known.collect(), now, |below| fastrand::usize(..below));
     let mut lookup = Lookup {
-        btcpay,
-        found,
+        plan,
+        places: HashMap::new(),
         not_checked: candidates.len(),
+        candidates: candidates.into_iter().map(Some).collect(),
+        errors: HashMap::new(),
+        btcpay,
+        began: Instant::now(),
+        deadline,
+        found,
     };
-    let result = lookup
-        .through_the_list(candidates)
-        .and_then(|not_shown| lookup.by_id(not_shown));
+    let result = lookup.carry_out();
     let not_checked = lookup.not_checked;
     result.map_err(|error| Stopped {
-        at_deadline: matches!(error, AskError::Deadline(_)),
+        out_of_time: matches!(error, AskError::Stopped(_)),
         error: match error {
-            AskError::Deadline(last) => deadline_reached(not_checked, last),
+            AskError::Stopped(last) => out_of_time(not_checked, last),
             other => other.into(),
         },
         not_checked,
     })
 }
 
-fn deadline_reached(not_checked: usize, last: Option<Error>) -> Error {
+fn out_of_time(not_checked: usize, last: Option<Error>) -> Error {
+    let message = Deadline::message(&format!("{not_checked} invoices were not checked"));
     let last = last.map_or_else(String::new, |last| format!(". Last error: {last:#}"));
-    anyhow!(
-        "deadline reached: {not_checked} invoices were not checked. The next run continues; raise \
-         --deadline if this repeats{last}"
-    )
+    anyhow!("{message}{last}")
 }
 
 struct Lookup<'run, Found> {
-    btcpay: &'run mut Btcpay,
-    found: Found,
+    plan: Plan,
+    /// None once a candidate is handed on.
+    candidates: Vec<Option<Invoice>>,
+    /// Of candidates, by BTCPay's ids; filled when bulk is first shown.
+    places: HashMap<BtcpayInvoiceId, usize>,
+    /// The last error of those that will be tried again.
+    errors: HashMap<usize, Error>,
     not_checked: usize,
+    btcpay: &'run mut Btcpay,
+    began: Instant,
+    deadline: Deadline,
+    found: Found,
 }
 
 impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
-    /// Reads the store's list for as long as the plan finds it worth it; gives back the candidates
-    /// that it did not show.
-    fn through_the_list(&mut self, candidates: Vec<Invoice>) -> Result<Vec<Invoice>, AskError> {
-        let mut plan = Plan::new(&candidates);
-        let mut places = HashMap::new();
-        if plan.next_page().is_some() {
-            places.reserve(candidates.len());
-            let ids = candidates.iter().map(|invoice| invoice.btcpay_id.clone());
-            places.extend(ids.zip(0..));
-        }
-        let mut not_shown: Vec<Option<Invoice>> = candidates.into_iter().map(Some).collect();
-        while let Some(page) = plan.next_page() {
-            let shown = match self.btcpay.page(page) {
-                Ok(shown) => shown,
-                Err(gone @ AskError::Unanswered(_)) if !self.btcpay.connected() => {
-                    return Err(gone);
-                }
-                Err(
-                    AskError::Refused(error)
-                    | AskError::NotInStore(error)
-                    | AskError::Unanswered(error),
-                ) => {
-                    info!(
-                        "cannot list the store's invoices; falling back to one request per \
-                         invoice: {error:#}"
-                    );
-                    break;
-                }
-                Err(stop @ (AskError::Fatal(_) | AskError::Deadline(_))) => return Err(stop),
-            };
-            let mut answered = Vec::new();
-            for (id, answer) in shown.answers {
-                let place: Option<usize> = places.get(&id).copied();
-                let candidate = place.and_then(|place| not_shown.get_mut(place));
-                if let Some(invoice) = candidate.and_then(Option::take) {
-                    answered.push((invoice, answer));
-                }
-            }
-            plan.showed(shown.count, answered.len());
-            self.answered(answered)?;
-        }
-        Ok(not_shown.into_iter().flatten().collect())
-    }
-
-    fn by_id(&mut self, candidates: Vec<Invoice>) -> Result<(), AskError> {
-        // In a row, and not handed on until it is certain that others are answered.
-        let mut unanswered = Vec::new();
-        for invoice in candidates {
-            let answer = self.btcpay.invoice(&invoice.btcpay_id);
-            if !matches!(answer, Err(AskError::Unanswered(_))) {
-                self.failed(unanswered.drain(..))?;
-            }
-            match answer {
-                Ok(answer) => self.answered(vec![(invoice, answer)])?,
-                Err(AskError::Refused(error)) => {
-                    self.not_checked -= 1;
-                    self.failed([(invoice, error)])?;
-                }
-                Err(AskError::NotInStore(error)) => {
-                    self.not_checked -= 1;
-                    (self.found)(LookedUp::NotInStore(invoice, error)).map_err(AskError::Fatal)?;
-                }
-                Err(AskError::Unanswered(error)) => {
-                    self.not_checked -= 1;
-                    let is_last = self.not_checked == 0;
-                    if unanswered.len() + 1 == GONE_AFTER || is_last && !self.btcpay.connected() {
-                        return Err(AskError::Unanswered(error));
+    fn carry_out(&mut self) -> Result<(), AskError> {
+        loop {
+            match self.plan.next(self.began.elapsed()) {
+                Step::Page { window, take } => {
+                    let page = self.btcpay.page(window, take);
+                    if let Some(page) = self.bulk(page)? {
+                        let (count, oldest) = (page.count, page.oldest);
+                        let (shown, lowest) = self.show(page)?;
+                        let size = (count, oldest);
+                        self.plan.page_showed(window, take, size, shown, lowest);
                     }
-                    unanswered.push((invoice, error));
                 }
-                Err(AskError::Fatal(error)) => {
-                    self.not_checked -= 1;
-                    return Err(AskError::Fatal(error));
+                Step::Group { window, places } => self.group(window, &places)?,
+                Step::Invoice(place) => self.invoice(place)?,
+                Step::IsAlive => match self.btcpay.check_access() {
+                    Ok(())
+                    | Err(AskError::Refused(_) | AskError::NotInStore(_) | AskError::TooLong(_)) => {
+                        self.plan.is_alive();
+                    }
+                    Err(gone) => return Err(gone),
+                },
+                Step::WaitUntil(time) => {
+                    let wait = time.saturating_sub(self.began.elapsed());
+                    if self.deadline.shrink(wait) < wait {
+                        return Err(AskError::Stopped(
+                            self.errors.drain().next().map(|(_, e)| e),
+                        ));
+                    }
+                    debug!("waiting {} ms", wait.as_millis());
+                    self.deadline.sleep(wait);
                 }
-                Err(deadline @ AskError::Deadline(_)) => return Err(deadline),
+                Step::Done => return Ok(()),
             }
         }
-        self.failed(unanswered)
     }
 
-    fn failed(
+    /// What bulk showed; None if the rest has to be looked up one by one.
+    fn bulk(&mut self, page: Result<Page, AskError>) -> Result<Option<Page>, AskError> {
+        match page {
+            Ok(page) => {
+                self.plan.is_alive();
+                Ok(Some(page))
+            }
+            Err(gone @ AskError::Unanswered { .. }) if !self.btcpay.connected() => Err(gone),
+            Err(AskError::Unanswered { error, retry_after }) => {
+                self.one_by_one(&error);
+                if let Some(wait) = retry_after {
+                    self.plan.pause(wait, self.began.elapsed());
+                }
+                Ok(None)
+            }
+            Err(
+                AskError::Refused(error) | AskError::NotInStore(error) | AskError::TooLong(error),
+            ) => {
+                self.one_by_one(&error);
+                Ok(None)
+            }
+            Err(stop @ (AskError::Fatal(_) | AskError::Stopped(_))) => Err(stop),
+        }
+    }
+
+    fn one_by_one(&mut self, why: &Error) {
+        info!("cannot list the store's invoices; falling back to one request per invoice: {why:#}");
+        self.plan.no_bulk();
+    }
+
+    fn group(&mut self, window: Window, places: &[usize]) -> Result<(), AskError> {
+        let of = |place: &usize| self.candidates.get(*place).and_then(Option::as_ref);
+        let ids: Vec<_> = places
+            .iter()
+            .filter_map(of)
+            .map(|invoice| &invoice.id)
+            .collect();
+        let group = self.btcpay.by_order_id(window, &ids);
+        if let Err(AskError::TooLong(_)) = group {
+            self.plan.smaller_groups();
+            return Ok(());
+        }
+        if let Some(page) = self.bulk(group)? {
+            let (shown, _) = self.show(page)?;
+            self.plan.group_showed(places, shown);
+        }
+        Ok(())
+    }
+
+    /// Hands on what a page shows of the candidates; gives how many there were, and the oldest one's
+    /// place and time of creation in BTCPay Server.
+    fn show(&mut self, page: Page) -> Result<(usize, Option<(usize, i64)>), AskError> {
+        if self.places.is_empty() {
+            let ids = self.candidates.iter().zip(0..);
+            let ids = ids.filter_map(|(invoice, place)| Some((invoice.as_ref()?, place)));
+            self.places = ids
+                .map(|(one, place)| (one.btcpay_id.clone(), place))
+                .collect();
+        }
+        let mut lowest: Option<(usize, i64)> = None;
+        let mut answered = Vec::new();
+        for listed in page.invoices {
+            let Some(place) = self.places.get(&listed.id).copied() else {
+                continue;
+            };
+            if let Some(created) = listed.created
+                && lowest.is_none_or(|(lowest, _)| place < lowest)
+            {
+                lowest = Some((place, created));
+            }
+            answered.extend(self.take(place, listed));
+        }
+        let shown = answered.len();
+        self.answered(answered)?;
+        Ok((shown, lowest))
+    }
+
+    fn take(&mut self, place: usize, listed: Listed) -> Option<(Invoice, Answer)> {
+        self.plan.answered(place);
+        let invoice = self.candidates.get_mut(place)?.take()?;
+        self.plan
+            .order_id_is(listed.order_id.as_deref() == Some(&*invoice.id.0));
+        Some((invoice, listed.answer))
+    }
+
+    fn invoice(&mut self, place: usize) -> Result<(), AskError> {
+        let Some(invoice) = self.candidates.get(place).and_then(Option::as_ref) else {
+            self.plan.answered(place);
+            return Ok(());
+        };
+        match self.btcpay.invoice(&invoice.btcpay_id) {
+            Ok(listed) => {
+                let answered = self.take(place, listed);
+                self.answered(answered.into_iter().collect())
+            }
+            Err(AskError::NotInStore(_)) => {
+                self.plan.answered(place);
+                self.hand_on(place, LookedUp::NotInStore)
+            }
+            Err(AskError::Refused(error) | AskError::TooLong(error)) => {
+                self.plan.answered(place);
+                self.hand_on(place, |invoice| LookedUp::Failed(invoice, error))
+            }
+            Err(AskError::Unanswered { error, retry_after }) => {
+                let (now, left) = (self.began.elapsed(), self.deadline.shrink(Duration::MAX));
+                match self.plan.unanswered(place, retry_after, now, left) {
+                    Unanswered::TriedAgain => {
+                        debug!("will try again: {error:#}");
+                        self.errors.insert(place, error);
+                        Ok(())
+                    }
+                    Unanswered::GivenUp => {
+                        self.hand_on(place, |invoice| LookedUp::Failed(invoice, error))
+                    }
+                }
+            }
+            Err(AskError::Fatal(error)) => {
+                self.not_checked -= 1;
+                Err(AskError::Fatal(error))
+            }
+            Err(AskError::Stopped(last)) => Err(AskError::Stopped(last)),
+        }
+    }
+
+    fn hand_on(
         &mut self,
-        failed: impl IntoIterator<Item = (Invoice, Error)>,
+        place: usize,
+        how: impl FnOnce(Invoice) -> LookedUp,
     ) -> Result<(), AskError> {
-        let mut failed = failed.into_iter();
-        failed
-            .try_for_each(|(invoice, error)| (self.found)(LookedUp::Failed(invoice, error)))
-            .map_err(AskError::Fatal)
+        self.errors.remove(&place);
+        let Some(invoice) = self.candidates.get_mut(place).and_then(Option::take) else {
+            return Ok(());
+        };
+        self.not_checked -= 1;
+        (self.found)(how(invoice)).map_err(AskError::Fatal)
     }
 
     fn answered(&mut self, answered: Vec<(Invoice, Answer)>) -> Result<(), AskError> {

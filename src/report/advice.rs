@@ -51,6 +51,17 @@ pub fn detail(attention: &Attention, invoice: &Invoice) -> String {
             },
             set_status(&invoice.id, as_local(*status))
         ),
+        Attention::NotInBtcpay => match invoice.status {
+            LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => {
+                not_in_btcpay(&[&invoice.id])
+            }
+            LocalStatus::Settled => format!(
+                "settled in the database but incomplete, and BTCPay's store does not have it; \
+                 nothing was changed. Check whether the money arrived. If so, complete the sale in \
+                 the service; if not, correct the row ({})",
+                set_status(&invoice.id, LocalStatus::Expired)
+            ),
+        },
         Attention::LicenseByHand(id) => format!(
             "paid and without a license, but license {id} has since been issued by hand for the \
              same product and buyer; nothing was changed. If it is for this sale, link it ({}); if \
@@ -100,6 +111,24 @@ pub fn detail(attention: &Attention, invoice: &Invoice) -> String {
             tip.sats, tip.recipient
         ),
     }
+}
+
+/// What to do about pending invoices that the store does not have.
+pub fn not_in_btcpay(ids: &[&InvoiceId]) -> String {
+    let list: Vec<String> = ids
+        .iter()
+        .map(|id| format!("('{}')", quoted(&id.0)))
+        .collect();
+    format!(
+        "BTCPay's store does not have it, perhaps because it was never paid: BTCPay deletes such \
+         invoices after six months. Nothing was changed. If no money came, close it (BEGIN; CREATE \
+         TEMP TABLE gone (id); INSERT INTO gone VALUES {}; UPDATE discount_codes SET used_count = \
+         used_count - (SELECT count(*) FROM discount_redemptions WHERE code_id = discount_codes.id \
+         AND status = 'pending' AND invoice_id IN gone); UPDATE discount_redemptions SET status = \
+         'cancelled' WHERE status = 'pending' AND invoice_id IN gone; UPDATE invoices SET status = \
+         'expired' WHERE status = 'pending' AND id IN gone; DROP TABLE gone; COMMIT;)",
+        list.join(", ")
+    )
 }
 
 /// How BTCPay's settled invoice differs from the database's.

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use env_logger::{Target, WriteStyle};
@@ -43,11 +44,26 @@ pub fn start_log(filter: &str) {
         .init();
 }
 
+/// Whether a line could not be written.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether something that was logged reached nobody.
+pub fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
+
 struct AboveTheBar;
 
 impl Write for AboveTheBar {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        BAR.suspend(|| io::stderr().write(line))
+        let written = BAR.suspend(|| io::stderr().write_all(line));
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                LOST.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+            Ok(()) | Err(_) => Ok(line.len()),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

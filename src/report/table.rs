@@ -11,7 +11,7 @@ use indicatif::HumanCount;
 use jiff::Timestamp;
 
 use super::escape;
-use super::{Changed, NeedsAttention, Report};
+use super::{Changed, NeedsAttention, Report, not_in_btcpay};
 use crate::invoice::{LocalStatus, RedemptionStatus, Sale};
 
 /// Text that goes to no terminal could be of any width; lines are easier to read.
@@ -79,9 +79,21 @@ pub fn write(
             .map(|change| Item::of_change(change, now));
         write_group(out, outcome.heading(), &items.collect::<Vec<_>>(), columns)?;
     }
-    let items = report.attention.iter();
-    let items = items.map(|item| Item::of_attention(item, now));
-    write_group(out, "Needs attention", &items.collect::<Vec<_>>(), columns)
+    let (gone, others) = report.split_attention();
+    let mut items: Vec<Item> = others
+        .iter()
+        .map(|item| Item::of_attention(item, now))
+        .collect();
+    if let Some((first, others)) = gone.split_first() {
+        items.push(Item {
+            advice: Some(escape::line(&format!(
+                "not in btcpay: {}",
+                not_in_btcpay(first, others)
+            ))),
+            ..Item::of_attention(first, now)
+        });
+    }
+    write_group(out, "Needs attention", &items, columns)
 }
 
 struct Item {
@@ -286,7 +298,7 @@ mod tests {
             url: "https://btcpay.example.com".parse().unwrap(),
             id: "store".into(),
         };
-        let mut report = Report::new(true, store);
+        let mut report = Report::new(true, store, false);
         report.changes = changes;
         report
     }
@@ -399,6 +411,7 @@ Paid: settled, license issued (3)
             detail: "0.00021 BTC arrived after it expired. Mark it settled".into(),
             url: Some(page.into()),
             sale: sale("dave@example.com", 21_000, NOW - 10_000),
+            status: LocalStatus::Expired,
         });
         assert_eq!(
             tables(&report, Some(60)),

@@ -1,4 +1,4 @@
-//! The report as text: a line per change, or a dry run's tables, and a summary.
+//! The report as text: a line per change, or a dry run's tables; and the summary.
 
 use std::io::{self, Write};
 
@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::escape;
 use super::{Changed, Reader, Report, table};
+use crate::stop::Signal;
 
 /// Writes the report, or nothing if nothing happened and `reader` wants no summary of that.
 pub fn write(
@@ -14,7 +15,7 @@ pub fn write(
     now: Timestamp,
     reader: Reader,
 ) -> io::Result<()> {
-    let is_news = !report.changes.is_empty()
+    let is_news = report.changed > 0
         || !report.attention.is_empty()
         || !report.failures.is_empty()
         || report.error.is_some();
@@ -23,15 +24,13 @@ pub fn write(
     }
     if report.dry_run {
         table::write(out, report, now, reader.columns)?;
-    } else {
-        for change in &report.changes {
-            writeln!(out, "{}", escape::line(&line(change)))?;
-        }
     }
-    writeln!(out, "{now} {}", summary(report))
+    let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    writeln!(out, "{second} {}", summary(report))
 }
 
-fn line(change: &Changed) -> String {
+/// A change as a line.
+pub fn line(change: &Changed) -> String {
     let mut parts = Vec::new();
     if change.from != change.to {
         parts.push(format!("{} -> {}", change.from.word(), change.to.word()));
@@ -47,12 +46,12 @@ fn line(change: &Changed) -> String {
     if let Some(redemption) = change.redemption {
         parts.push(format!("redemption {}", redemption.word()));
     }
-    format!(
+    escape::line(&format!(
         "invoice {} (BTCPay invoice {}): {}",
         change.invoice_id,
         change.btcpay_invoice_id,
         parts.join(", ")
-    )
+    ))
 }
 
 /// Counts that are 0 are left out, but for `checked`.
@@ -63,7 +62,7 @@ fn summary(report: &Report) -> String {
         1 => counts.push(format!("1 {one}")),
         number => counts.push(format!("{number} {many}")),
     };
-    count(report.changes.len() as u64, "changed", "changed");
+    count(report.changed, "changed", "changed");
     count(
         report.attention.len() as u64,
         "needs attention",
@@ -89,8 +88,14 @@ fn summary(report: &Report) -> String {
         report.elapsed_ms,
         match (&report.error, report.not_asked) {
             (None, _) => String::new(),
-            (Some(_), 0) => "; stopped early".into(),
-            (Some(_), left) => format!("; stopped early, {left} not checked"),
+            (Some(_), 0) => format!("; {}", stopped()),
+            (Some(_), left) => format!("; {}, {left} not checked", stopped()),
         },
     )
+}
+
+fn stopped() -> String {
+    Signal::received().map_or("stopped early".into(), |signal| {
+        format!("stopped by {}", signal.name())
+    })
 }

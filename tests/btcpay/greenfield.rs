@@ -334,6 +334,7 @@ impl State {
         let mut invoice = Invoice::new(&random_id(22), "New", &amount);
         invoice.store_id = store_id;
         invoice.currency = text(wanted, "currency");
+        invoice.order_id = wanted["metadata"]["orderId"].as_str().map(String::from);
         invoice.created = self.now();
         invoice.expires = Some(invoice.created + minutes * 60);
         let reply = invoice.json().to_string();
@@ -361,12 +362,20 @@ impl State {
         let (start, end) = (number("startDate")?, number("endDate")?);
         let (skip, take) = (number("skip")?, number("take")?);
         let statuses = values("status");
+        let order_ids: Vec<String> = values("orderId")
+            .into_iter()
+            .map(|id| decoded(&id.replace('+', "%20")))
+            .collect();
         let archived_too = values("includeArchived") == ["true"];
         let mut found: Vec<&Invoice> = self
             .invoices
             .iter()
             .filter(|invoice| invoice.store_id == store)
             .filter(|invoice| !invoice.archived || archived_too)
+            .filter(|invoice| {
+                let order_id = invoice.order_id.as_ref();
+                order_ids.is_empty() || order_id.is_some_and(|id| order_ids.contains(id))
+            })
             .filter(|invoice| statuses.is_empty() || statuses.contains(&invoice.status.as_str()))
             .filter(|invoice| start.is_none_or(|start| invoice.created >= start))
             .filter(|invoice| end.is_none_or(|end| invoice.created <= end))

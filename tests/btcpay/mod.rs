@@ -64,6 +64,8 @@ pub struct Invoice {
     /// Unix seconds; `None` for an invoice that never expires on its own.
     pub expires: Option<i64>,
     pub archived: bool,
+    /// The merchant's own id of it; `None` if the service sets none.
+    pub order_id: Option<String>,
 }
 
 impl Invoice {
@@ -82,6 +84,7 @@ impl Invoice {
             created: 1_795_000_000,
             expires: None,
             archived: false,
+            order_id: id.strip_prefix("btc-").map(String::from),
         }
     }
 
@@ -101,7 +104,7 @@ impl Invoice {
             "additionalStatus": self.additional,
             "availableStatusesForManualMarking": ["Settled", "Invalid"],
             "archived": self.archived,
-            "metadata": {"orderId": "42", "itemDesc": "a \u{1F511}", "posData": {"cart": [1, null]}},
+            "metadata": {"orderId": self.order_id, "itemDesc": "a \u{1F511}", "posData": {"cart": [1, null]}},
             "checkout": {"speedPolicy": "MediumSpeed", "paymentMethods": ["BTC-CHAIN"]},
             "receipt": {"enabled": null},
         });
@@ -131,6 +134,8 @@ struct State {
     starting: usize,
     /// By target, see [`asked_for`]: the fault, and how many more times it occurs.
     faults: HashMap<String, (Fault, usize)>,
+    /// How many full pages of the list were requested.
+    full_pages: usize,
     /// The faults that hit a third of the requests.
     bad_luck: Option<(fastrand::Rng, Vec<Fault>)>,
     hooks: HashMap<String, Hook>,
@@ -162,6 +167,7 @@ impl Btcpay {
             hurry: 0,
             starting: 0,
             faults: HashMap::new(),
+            full_pages: 0,
             bad_luck: None,
             hooks: HashMap::new(),
             dead: false,
@@ -329,12 +335,13 @@ struct Request {
 
 fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     while let Some(request) = read_request(&mut stream) {
-        let asked = asked_for(&request.path);
-        let hook = {
+        let (asked, hook) = {
             let mut state = state.lock().unwrap();
+            let asked = state.asked_for(&request.path);
             state.requests.push(request.path.clone());
             state.user_agents.push(request.user_agent.clone());
-            state.hooks.remove(&asked)
+            let hook = state.hooks.remove(&asked);
+            (asked, hook)
         };
         if let Some(hook) = hook {
             hook();
@@ -422,14 +429,21 @@ fn read_request(stream: &mut TcpStream) -> Option<Request> {
     })
 }
 
-/// The target of a request: the invoice's id as in the path, `list`, or `list from 500` for a later
-/// page.
-fn asked_for(path: &str) -> String {
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let skip = query.split('&').find_map(|pair| pair.strip_prefix("skip="));
-    match (path.split_once("/invoices/"), skip) {
-        (Some((_, id)), _) => id.to_owned(),
-        (None, None | Some("0")) => "list".to_owned(),
-        (None, Some(skip)) => format!("list from {skip}"),
+impl State {
+    /// The target of a request: the invoice's id as in the path, or `list`; or `later page` for a full
+    /// page of the list after the first, if a fault or a hook waits for it.
+    fn asked_for(&mut self, path: &str) -> String {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        if let Some((_, id)) = path.split_once("/invoices/") {
+            return id.to_owned();
+        }
+        self.full_pages += usize::from(query.contains("take=500"));
+        let later = "later page".to_owned();
+        let is_awaited = self.hooks.contains_key(&later) || self.faults.contains_key(&later);
+        if self.full_pages > 1 && is_awaited {
+            later
+        } else {
+            "list".to_owned()
+        }
     }
 }

@@ -77,8 +77,11 @@ fn demonstrate() -> Result<()> {
     run(&program, &[], &database, &btcpay)?;
     println!("The database afterwards:\n");
     show(&shop)?;
-    println!("Nothing is left to do, so the next run is silent:\n");
-    run(&program, &[], &database, &btcpay)
+    println!(
+        "Dave's payment waits for a person. Nothing else is left to do, so the next run, from cron,\n\
+         is silent:\n"
+    );
+    run_from_cron(&program, &database, &btcpay)
 }
 
 /// Creates the database. Returns its path and a connection to it.
@@ -91,6 +94,7 @@ fn open_shop(folder: &Path) -> Result<(PathBuf, Connection)> {
 }
 
 fn leave_open(folder: &Path) -> Result<()> {
+    let program = build_program()?;
     fs::create_dir_all(folder)?;
     if folder.join("licenses.db").exists() {
         return Err(format!(
@@ -104,10 +108,11 @@ fn leave_open(folder: &Path) -> Result<()> {
     let key_file = folder.join("btcpay.key");
     fs::write(&key_file, btcpay::KEY)?;
     fs::set_permissions(&key_file, Permissions::from_mode(0o600))?;
-    println!("RECONCILE_DATABASE={}", database.display());
-    println!("BTCPAY_URL={}", btcpay.url());
-    println!("BTCPAY_STORE_ID={}", btcpay::STORE);
-    println!("BTCPAY_API_KEY_FILE={}", key_file.display());
+    println!("# Paste these; the program is {}", program.display());
+    println!("export RECONCILE_DATABASE='{}'", database.display());
+    println!("export BTCPAY_URL='{}'", btcpay.url());
+    println!("export BTCPAY_STORE_ID='{}'", btcpay::STORE);
+    println!("export BTCPAY_API_KEY_FILE='{}'", key_file.display());
     btcpay.gives(btcpay::OWNERS_KEY, &["unrestricted"]);
     println!(
         "# Mark Dave's invoice settled, as its page in BTCPay would; then: reconcile --recheck\n\
@@ -164,19 +169,37 @@ fn build_program() -> Result<PathBuf> {
 
 fn run(program: &Path, options: &[&str], database: &Path, btcpay: &Btcpay) -> Result<()> {
     println!("$ {}", [&["reconcile"], options].concat().join(" "));
-    let status = Command::new(program)
+    let status = reconcile(program, database, btcpay)
         .args(options)
-        .env_clear()
-        .env("RECONCILE_DATABASE", database)
-        .env("BTCPAY_URL", btcpay.url())
-        .env("BTCPAY_STORE_ID", btcpay::STORE)
-        .env("BTCPAY_API_KEY", btcpay::KEY)
         .status()?;
     println!();
     if !status.success() {
         return Err(format!("reconcile ended with {status}").into());
     }
     Ok(())
+}
+
+/// In a terminal, a run that finds nothing says so; cron gives it none.
+fn run_from_cron(program: &Path, database: &Path, btcpay: &Btcpay) -> Result<()> {
+    println!("$ reconcile");
+    let output = reconcile(program, database, btcpay).output()?;
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        return Err(format!("reconcile ended with {}", output.status).into());
+    }
+    Ok(())
+}
+
+fn reconcile(program: &Path, database: &Path, btcpay: &Btcpay) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("RECONCILE_DATABASE", database)
+        .env("BTCPAY_URL", btcpay.url())
+        .env("BTCPAY_STORE_ID", btcpay::STORE)
+        .env("BTCPAY_API_KEY", btcpay::KEY);
+    command
 }
 
 /// Prints the shop's sales in columns.

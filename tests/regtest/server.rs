@@ -80,12 +80,14 @@ impl LentStore {
         self.delete(&format!("api-keys/{key}")).unwrap();
     }
 
-    pub fn new_invoice(&self, expires_in_minutes: u32) -> Made {
+    /// As a service makes it, with its own id of the invoice for an order id.
+    pub fn new_invoice(&self, order_id: &str, expires_in_minutes: u32) -> Made {
         let made = self.post(
             &self.path("invoices"),
             &json!({
                 "amount": "0.00021",
                 "currency": "BTC",
+                "metadata": {"orderId": order_id},
                 "checkout": {"expirationMinutes": expires_in_minutes},
             }),
         );

@@ -114,6 +114,11 @@ impl Ran {
         self
     }
 
+    /// The same with another order of its lines.
+    pub fn with_stdout(self, stdout: String) -> Self {
+        Self { stdout, ..self }
+    }
+
     #[track_caller]
     pub fn says_nothing(self) -> Self {
         self.prints("").warns("")

@@ -172,7 +172,7 @@ fn slow_run_lets_the_service_write_in_between() {
 
 #[test]
 fn slow_writes_stop_at_deadline() {
-    let shop = Shop::slow(3_000_000);
+    let shop = Shop::slow(600_000);
     shop.reconcile()
         .option("--deadline", "1")
         .option("--format", "json")
@@ -190,7 +190,7 @@ fn slow_writes_stop_at_deadline() {
 
 #[test]
 fn invoices_unchecked_at_deadline_are_counted() {
-    let shop = Shop::slow(3_000_000);
+    let shop = Shop::slow(600_000);
     shop.sql(
         "UPDATE invoices SET btcpay_invoice_id = 'free-' || id, status = 'settled', amount_sats = 0,
                              updated_at = created_at",

@@ -6,28 +6,31 @@ use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms that it may use. A room uses only rooms above it.
 const ROOMS: [(&str, &[&str]); 12] = [
-    ("deadline", &[]),
+    ("stop", &[]),
     ("invoice", &[]),
     ("cli", &[]),
     ("decide", &["invoice"]),
-    ("btcpay", &["deadline", "invoice"]),
-    ("database", &["deadline", "invoice", "decide"]),
-    ("lookup", &["invoice", "btcpay"]),
-    ("report", &["invoice", "decide"]),
-    ("config", &["cli", "invoice", "btcpay", "database"]),
+    ("btcpay", &["stop", "invoice"]),
+    ("database", &["stop", "invoice", "decide"]),
+    ("lookup", &["stop", "invoice", "btcpay"]),
+    ("report", &["stop", "invoice", "decide"]),
+    (
+        "config",
+        &["cli", "invoice", "btcpay", "database", "report"],
+    ),
     (
         "run",
         &[
-            "deadline", "invoice", "decide", "btcpay", "database", "lookup", "report", "config",
+            "stop", "invoice", "decide", "btcpay", "database", "lookup", "report", "config",
         ],
     ),
     (
         "issue",
         &[
-            "deadline", "invoice", "decide", "btcpay", "database", "report", "config",
+            "stop", "invoice", "decide", "btcpay", "database", "report", "config", "run",
         ],
     ),
-    ("main", &["cli", "config", "issue", "report", "run"]),
+    ("main", &["stop", "cli", "config", "issue", "report", "run"]),
 ];
 
 /// The only files outside database/keysat that may name it: the steps that it adds to.

@@ -61,7 +61,7 @@ SELECT lower(tables.name || '.' || columns.name)
 /// # Errors
 ///
 /// A row of Keysat's cannot be used.
-pub fn complete(
+pub fn fill_in_applied(
     invoice: &mut Invoice,
     keysat: Option<&Keysat>,
     connection: &Connection,
