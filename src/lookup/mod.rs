@@ -58,6 +58,7 @@ pub fn look_up(
         not_checked: candidates.len(),
         candidates: candidates.into_iter().map(Some).collect(),
         errors: HashMap::new(),
+        asked_to_wait: None,
         btcpay,
         began: Instant::now(),
         deadline,
@@ -89,6 +90,8 @@ struct Lookup<'run, Found> {
     places: HashMap<BtcpayInvoiceId, usize>,
     /// The last error of those that will be tried again.
     errors: HashMap<usize, Error>,
+    /// What came with the last wish to be asked later.
+    asked_to_wait: Option<Error>,
     not_checked: usize,
     btcpay: &'run mut Btcpay,
     began: Instant,
@@ -121,9 +124,8 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
                 Step::WaitUntil(time) => {
                     let wait = time.saturating_sub(self.began.elapsed());
                     if self.deadline.shrink(wait) < wait {
-                        return Err(AskError::Stopped(
-                            self.errors.drain().next().map(|(_, e)| e),
-                        ));
+                        let last = self.errors.drain().next().map(|(_, error)| error);
+                        return Err(AskError::Stopped(last.or(self.asked_to_wait.take())));
                     }
                     debug!("waiting {} ms", wait.as_millis());
                     self.deadline.sleep(wait);
@@ -145,6 +147,7 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
                 self.one_by_one(&error);
                 if let Some(wait) = retry_after {
                     self.plan.pause(wait, self.began.elapsed());
+                    self.asked_to_wait = Some(error);
                 }
                 Ok(None)
             }
@@ -238,6 +241,9 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
             }
             Err(AskError::Unanswered { error, retry_after }) => {
                 let (now, left) = (self.began.elapsed(), self.deadline.shrink(Duration::MAX));
+                if retry_after.is_some() {
+                    self.asked_to_wait = Some(anyhow!("{error:#}"));
+                }
                 match self.plan.unanswered(place, retry_after, now, left) {
                     Unanswered::TriedAgain => {
                         debug!("will try again: {error:#}");
