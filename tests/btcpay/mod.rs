@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use greenfield::{Key, Store, answer};
 use serde_json::{Value, json};
@@ -46,6 +47,8 @@ pub enum Fault {
     EndlessBody,
     /// The server sends nothing for as long as the client waits.
     Hang,
+    /// The correct answer after this time.
+    Late(Duration),
     /// The correct answer with an error introduced by the function.
     Twisted(fn(&str) -> String),
 }
@@ -139,6 +142,8 @@ struct State {
     /// The faults that hit a third of the requests.
     bad_luck: Option<(fastrand::Rng, Vec<Fault>)>,
     hooks: HashMap<String, Hook>,
+    /// How many more requests a proxy in front of the server lets through.
+    allowed: usize,
     /// The server no longer listens.
     dead: bool,
     requests: Vec<String>,
@@ -170,6 +175,7 @@ impl Btcpay {
             full_pages: 0,
             bad_luck: None,
             hooks: HashMap::new(),
+            allowed: usize::MAX,
             dead: false,
             requests: Vec::new(),
             user_agents: Vec::new(),
@@ -300,6 +306,11 @@ impl Btcpay {
         self.state().bad_luck = Some((fastrand::Rng::with_seed(seed), faults));
     }
 
+    /// A proxy lets this many more requests through, and answers 429 to the rest.
+    pub fn allows(&self, requests: usize) {
+        self.state().allowed = requests;
+    }
+
     pub fn works_again(&self) {
         let mut state = self.state();
         state.faults.clear();
@@ -356,6 +367,11 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                 (status, "", body)
             }
             Some(Fault::Answer(status, headers, body)) => (status, headers, body),
+            Some(Fault::Late(time)) => {
+                thread::sleep(time);
+                let (status, body) = answer(&mut state.lock().unwrap(), &request);
+                (status, "", body)
+            }
             Some(Fault::Twisted(twist)) => {
                 let (status, body) = answer(&mut state.lock().unwrap(), &request);
                 (status, "", twist(&body))
@@ -390,6 +406,10 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
 
 impl State {
     fn next_fault(&mut self, asked: &str) -> Option<Fault> {
+        let Some(allowed) = self.allowed.checked_sub(1) else {
+            return Some(Fault::Answer(429, "", "<html>Slow down</html>".into()));
+        };
+        self.allowed = allowed;
         if let Some((fault, times)) = self.faults.get_mut(asked) {
             *times = times.checked_sub(1)?;
             return Some(fault.clone());

@@ -15,6 +15,7 @@ mod daemon;
 mod databases;
 mod differences;
 mod disks;
+mod every_answer;
 mod exact;
 mod first_contact;
 mod histories;
