@@ -145,7 +145,7 @@ impl Asking<'_> {
             let count = match looked_up {
                 LookedUp::Answered(answered) => {
                     let count = answered.len();
-                    *store_is_ours = true;
+                    *store_is_ours |= count > 0;
                     reconcile(answered, database, report)?;
                     count
                 }

@@ -504,6 +504,39 @@ fn wrong_store_with_other_invoices_is_one_message() {
 }
 
 #[test]
+fn invoices_in_another_store_are_not_believed_gone() {
+    let paid: fn(&Shop) = |shop| {
+        shop.sale("paid")
+            .here("settled")
+            .there("Settled")
+            .licensed()
+            .made()
+    };
+    for version in [Version::UpTo2_3, Version::From2_4] {
+        for with_a_paid_sale in [paid, |_| {}] {
+            let shop = Shop::open();
+            shop.btcpay.is_version(version);
+            shop.many_sales(30, |_| "Expired");
+            with_a_paid_sale(&shop);
+            for place in 0..30 {
+                shop.btcpay.change(&format!("btc-{place}"), |invoice| {
+                    invoice.store_id = "other".into()
+                });
+            }
+            if shop.statuses().contains("settled") {
+                shop.btcpay
+                    .change("btc-paid", |invoice| invoice.store_id = "other".into());
+            }
+            let before = shop.everything();
+            let ran = shop.reconcile().exits(1).prints(STOPPED);
+            assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+            assert!(ran.stderr.contains("--store-id"), "{}", ran.stderr);
+            assert_eq!(shop.everything(), before);
+        }
+    }
+}
+
+#[test]
 fn newest_paid_sale_proves_the_store() {
     at_once(SHOPS, |open| {
         for sales in [3, 30] {

@@ -29,6 +29,7 @@ mod properties;
 mod races;
 mod reports;
 mod rooms;
+mod stops;
 mod terminal;
 mod trouble;
 mod webhooks;

@@ -15,7 +15,7 @@ use crate::program::Run;
 use crate::shop::{STOPPED, Shop};
 
 /// Listens on loopback, hands each connection to `serve`, and returns the address.
-fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
+pub fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let serve = Arc::new(serve);
@@ -73,7 +73,7 @@ fn behind_tls(shop: &Shop) -> (String, String) {
     (format!("https://localhost:{port}"), authority.pem())
 }
 
-fn read_head(stream: &mut impl Read) -> Option<Vec<u8>> {
+pub fn read_head(stream: &mut impl Read) -> Option<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

@@ -134,7 +134,7 @@ fn matches(expected: &str, found: &str) -> bool {
             .all(|(pattern, line)| line_matches(pattern.trim_start(), line.trim_start()))
 }
 
-fn line_matches(pattern: &str, line: &str) -> bool {
+pub fn line_matches(pattern: &str, line: &str) -> bool {
     let mut parts = pattern.split("[..]");
     let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else {
         return false;

@@ -122,22 +122,32 @@ fn retry_after_delays_the_retry() {
 
 #[test]
 fn run_gives_up_on_failing_server_with_one_message() {
-    at_once([answer(502), answer(503), Fault::Reset], |fault| {
-        let shop = Shop::open();
-        shop.many_sales(30, |_| "Settled");
-        shop.btcpay.fails("list", fault.clone());
-        for place in 0..30 {
-            shop.btcpay.fails(&format!("btc-{place}"), fault.clone());
-        }
-        let ran = shop.reconcile().exits(1).prints(STOPPED);
-        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-        assert_eq!(
-            shop.btcpay.requests().len(),
-            5,
-            "expected the list, three invoices, and the list again"
-        );
-        assert_eq!(shop.statuses(), "30 pending");
-    });
+    at_once(
+        [
+            answer(500),
+            answer(502),
+            answer(503),
+            answer(520),
+            answer(527),
+            Fault::Reset,
+        ],
+        |fault| {
+            let shop = Shop::open();
+            shop.many_sales(30, |_| "Settled");
+            shop.btcpay.fails("list", fault.clone());
+            for place in 0..30 {
+                shop.btcpay.fails(&format!("btc-{place}"), fault.clone());
+            }
+            let ran = shop.reconcile().exits(1).prints(STOPPED);
+            assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+            assert_eq!(
+                shop.btcpay.requests().len(),
+                5,
+                "expected the list, three invoices, and the list again"
+            );
+            assert_eq!(shop.statuses(), "30 pending");
+        },
+    );
 }
 
 #[test]

@@ -1,0 +1,275 @@
+//! A run that is stopped, or whose output or database goes away, tells what it did.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::btcpay::Fault;
+use crate::network::{listen, read_head};
+use crate::program::{Run, line_matches};
+use crate::shop::Shop;
+
+/// A shop whose BTCPay Server answers the first page of the list and then hangs.
+fn shop_that_hangs_later() -> Shop {
+    let shop = Shop::open();
+    shop.many_sales(1_200, |_| "Settled");
+    shop.btcpay.fails("later page", Fault::Hang);
+    for place in 0..1_200 {
+        shop.btcpay.fails(&format!("btc-{place}"), Fault::Hang);
+    }
+    shop
+}
+
+fn start(run: Run) -> Child {
+    let mut command = run.command();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([format!("-{name}"), child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+}
+
+/// The ids of the invoices that lines such as `invoice 7 (…): pending -> settled` tell of.
+fn told(stdout: &str) -> BTreeSet<String> {
+    stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("invoice "))
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+fn settled(shop: &Shop) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    let connection = shop.connection();
+    let mut query = connection
+        .prepare("SELECT id FROM invoices WHERE status = 'settled'")
+        .unwrap();
+    let mut rows = query.query([]).unwrap();
+    while let Some(row) = rows.next().unwrap() {
+        ids.insert(row.get(0).unwrap());
+    }
+    ids
+}
+
+/// Waits for the first line of the report, signals, and returns the signal of which the run died
+/// and all that it said.
+fn stopped_by(name: &str, shop: &Shop) -> (Option<i32>, String, String) {
+    let mut child = start(shop.reconcile());
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut said = String::new();
+    stdout.read_line(&mut said).unwrap();
+    signal(&child, name);
+    stdout.read_to_string(&mut said).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    (output.status.signal(), said, stderr)
+}
+
+#[test]
+fn signalled_run_tells_all_that_it_wrote() {
+    for (name, number) in [("TERM", 15), ("INT", 2)] {
+        let shop = shop_that_hangs_later();
+        let (died_of, stdout, stderr) = stopped_by(name, &shop);
+        assert_eq!(died_of, Some(number), "{stdout}{stderr}");
+        assert_eq!(told(&stdout), settled(&shop));
+        let end = format!("[..]; stopped by SIG{name}, [..] not checked");
+        assert!(
+            line_matches(&end, stdout.lines().last().unwrap()),
+            "{stdout}"
+        );
+        assert_eq!(stderr, "");
+    }
+}
+
+#[test]
+fn signalled_run_ends_its_json() {
+    let shop = shop_that_hangs_later();
+    let (asked, reached) = mpsc::channel();
+    shop.btcpay
+        .when_asked_for("later page", move || asked.send(()).unwrap());
+    let mut child = start(shop.reconcile().option("--format", "json"));
+    reached.recv().unwrap();
+    signal(&child, "TERM");
+    let mut stdout = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut stdout)
+        .unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(
+        report["error"].as_str().unwrap().contains("SIGTERM"),
+        "{report}"
+    );
+    assert_eq!(
+        report["changes"].as_array().unwrap().len(),
+        settled(&shop).len()
+    );
+}
+
+#[test]
+fn killed_run_told_of_nothing_that_is_not_there() {
+    let shop = shop_that_hangs_later();
+    let (died_of, stdout, _) = stopped_by("KILL", &shop);
+    assert_eq!(died_of, Some(9));
+    let told = told(&stdout);
+    assert!(!told.is_empty());
+    assert!(told.is_subset(&settled(&shop)));
+    let without_a_trace = "SELECT count(*) FROM invoices WHERE status = 'settled'
+                              AND id NOT IN (SELECT target_id FROM audit_log WHERE target_kind = 'invoice')";
+    assert_eq!(shop.query(without_a_trace), "0");
+}
+
+#[test]
+fn reader_of_a_rollback_journal_locks_nobody_out() {
+    let shop = Shop::open();
+    shop.sql("PRAGMA journal_mode = delete");
+    shop.sale("a").there("Settled").made();
+    let reader = shop.connection();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM invoices;")
+        .unwrap();
+    let mut statement = reader.prepare("SELECT id FROM invoices").unwrap();
+    let mut rows = statement.query([]).unwrap();
+    rows.next().unwrap();
+
+    let child = start(shop.reconcile());
+    let service = shop.connection();
+    let held = || {
+        service.busy_timeout(Duration::ZERO).unwrap();
+        let free = service.execute_batch("BEGIN IMMEDIATE; ROLLBACK;").is_ok();
+        service.busy_timeout(Duration::from_secs(5)).unwrap();
+        !free
+    };
+    for _ in 0..2 {
+        while !held() {}
+        service
+            .query_row("SELECT count(*) FROM invoices", [], |_| Ok(()))
+            .expect("the service may read while a commit waits");
+        while held() {}
+    }
+    drop(rows);
+    drop(statement);
+    reader.execute_batch("COMMIT").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(shop.statuses(), "1 settled");
+    assert_eq!(shop.broken_promises(), "");
+}
+
+#[test]
+fn change_in_a_replaced_database_is_not_told() {
+    for journal in ["wal", "delete"] {
+        let shop = Shop::open();
+        shop.sql(&format!("PRAGMA journal_mode = {journal}"));
+        shop.sale("a").there("Settled").made();
+        let (database, backup) = (shop.database(), shop.path("backup.db"));
+        shop.connection()
+            .execute("VACUUM INTO ?1", [backup.to_str()])
+            .unwrap();
+        shop.btcpay
+            .when_asked_for("btc-a", move || fs::rename(backup, database).unwrap());
+        let report = shop.reconcile().json(1);
+        assert_eq!(report["changes"], serde_json::json!([]));
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains("replaced"), "{error}");
+    }
+}
+
+#[test]
+fn full_disk_for_the_log_does_not_stop_the_work() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let shop = Shop::open();
+    shop.sale("a").there("Settled").made();
+    shop.sale("b")
+        .there("Expired")
+        .additional("PaidLate", "0.00021")
+        .made();
+    let mut command = shop.reconcile().command();
+    let ran = command.stdout(full()).output().unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    assert_eq!(shop.query("SELECT count(*) FROM licenses"), "1");
+
+    let mut command = shop.reconcile().flag("--recheck").command();
+    let ran = command.stderr(full()).output().unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+}
+
+#[test]
+fn closed_pipe_is_no_error() {
+    let shop = Shop::open();
+    shop.sale("a").there("Settled").made();
+    let mut child = start(shop.reconcile());
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(shop.statuses(), "1 settled");
+}
+
+#[test]
+fn broken_answer_is_described() {
+    let cases = [
+        (
+            "Server: tollgate\r\n",
+            "<!doctype html><p>Log in",
+            "web page",
+        ),
+        ("", "good morning", "good morning"),
+    ];
+    for (headers, body, words) in cases {
+        let shop = Shop::open();
+        shop.sale("a").there("Settled").made();
+        shop.btcpay
+            .fails("btc-a", Fault::Answer(200, headers, body.into()));
+        let ran = shop.reconcile().exits(3);
+        assert!(ran.stderr.contains(words), "{words}: {}", ran.stderr);
+        assert_eq!(shop.statuses(), "1 pending");
+    }
+}
+
+#[test]
+fn compressed_answer_that_nobody_asked_for_is_named() {
+    let shop = Shop::open();
+    shop.sale("a").there("Settled").made();
+    let proxy = listen(|mut stream| {
+        while read_head(&mut stream).is_some() {
+            let head =
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\n";
+            stream
+                .write_all(&[head, &b"\x1f\x8b\x08\x00"[..]].concat())
+                .unwrap();
+        }
+    });
+    let ran = shop
+        .reconcile()
+        .option("--btcpay-url", &format!("http://{proxy}"))
+        .exits(3);
+    assert!(ran.stderr.contains("gzip"), "{}", ran.stderr);
+}
+
+#[test]
+fn byte_order_mark_and_many_headers_do_no_harm() {
+    let headers: String = (0..150).map(|n| format!("X-Header-{n}: 1\r\n")).collect();
+    let headers: &str = headers.leak();
+    let shop = Shop::open();
+    shop.sale("a").there("Settled").made();
+    shop.sale("b").there("Settled").made();
+    shop.btcpay
+        .fails("btc-a", Fault::Twisted(|body| format!("\u{feff}{body}")));
+    shop.btcpay
+        .fails_times(1, "btc-b", Fault::Answer(429, headers, String::new()));
+    shop.reconcile().exits(0);
+    assert_eq!(shop.statuses(), "2 settled");
+}
