@@ -186,13 +186,19 @@ pub fn decide(invoice: &Invoice, answer: &Answer) -> Decision {
     }
 }
 
-/// What a person should know of `invoice`, which the store does not have. One that is closed needs
-/// nothing more: BTCPay Server deletes unpaid expired invoices after six months.
+/// What a person should know of `invoice`, which the store does not have. One that is closed, its
+/// redemption included, needs nothing more: BTCPay Server deletes unpaid expired invoices after six
+/// months.
 pub fn decide_missing(invoice: &Invoice) -> Option<Attention> {
-    match invoice.status {
-        LocalStatus::Pending | LocalStatus::Settled => Some(Attention::NotInBtcpay),
-        LocalStatus::Expired | LocalStatus::Invalid => None,
-    }
+    let is_half_closed = || {
+        let redemption = invoice.redemption.as_ref();
+        redemption.is_some_and(|redemption| redemption.status == RedemptionStatus::Pending)
+    };
+    let is_open = match invoice.status {
+        LocalStatus::Pending | LocalStatus::Settled => true,
+        LocalStatus::Expired | LocalStatus::Invalid => is_half_closed(),
+    };
+    is_open.then_some(Attention::NotInBtcpay)
 }
 
 /// The decision on a paid invoice whose decision [gives](Decision::gives), in doubt.

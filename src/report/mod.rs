@@ -279,10 +279,10 @@ impl Report {
         }
     }
 
-    /// Pending invoices that the store does not have, of which there may be hundreds; and the rest.
+    /// Unpaid invoices that the store does not have, of which there may be hundreds; and the rest.
     fn split_attention(&self) -> (Vec<&NeedsAttention>, Vec<&NeedsAttention>) {
         self.attention.iter().partition(|item| {
-            item.reason == Attention::NotInBtcpay.reason() && item.status == LocalStatus::Pending
+            item.reason == Attention::NotInBtcpay.reason() && item.status != LocalStatus::Settled
         })
     }
 
@@ -318,7 +318,7 @@ impl Report {
     }
 }
 
-/// One item for all pending invoices that the store does not have.
+/// One item for all unpaid invoices that the store does not have.
 fn not_in_btcpay(first: &NeedsAttention, others: &[&NeedsAttention]) -> String {
     /// So that the statements still fit a line.
     const AT_ONCE: usize = 50;
