@@ -113,7 +113,7 @@ pub fn detail(attention: &Attention, invoice: &Invoice) -> String {
     }
 }
 
-/// What to do about pending invoices that the store does not have.
+/// What to do about unpaid invoices that the store does not have.
 pub fn not_in_btcpay(ids: &[&InvoiceId]) -> String {
     let list: Vec<String> = ids
         .iter()
@@ -123,8 +123,8 @@ pub fn not_in_btcpay(ids: &[&InvoiceId]) -> String {
         "BTCPay's store does not have it, perhaps because it was never paid: BTCPay deletes such \
          invoices after six months. Nothing was changed. If no money came, close it (BEGIN; CREATE \
          TEMP TABLE gone (id); INSERT INTO gone VALUES {}; UPDATE discount_codes SET used_count = \
-         used_count - (SELECT count(*) FROM discount_redemptions WHERE code_id = discount_codes.id \
-         AND status = 'pending' AND invoice_id IN gone); UPDATE discount_redemptions SET status = \
+         max(0, used_count - (SELECT count(*) FROM discount_redemptions WHERE code_id = \
+         discount_codes.id AND status = 'pending' AND invoice_id IN gone)); UPDATE discount_redemptions SET status = \
          'cancelled' WHERE status = 'pending' AND invoice_id IN gone; UPDATE invoices SET status = \
          'expired' WHERE status = 'pending' AND id IN gone; DROP TABLE gone; COMMIT;)",
         list.join(", ")
