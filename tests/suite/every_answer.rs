@@ -215,24 +215,27 @@ fn request_ends_after_a_fifth_of_the_deadline(deadline: &str) {
 
 fn slow_store_answers_by_id() {
     let shop = Shop::open();
-    shop.many_sales(30, ALL_SETTLED);
-    shop.sql("UPDATE invoices SET status = 'expired' WHERE CAST(id AS INTEGER) % 2");
+    shop.many_sales(24, FEW_SETTLED);
     shop.has_no_list();
-    shop.sales_are(0..30, &Fault::Late(Duration::from_millis(50)));
-    let run = || shop.reconcile().flag("--recheck").option("--deadline", "1");
-    shop.minutes_until_settled("", 30, run, |report| {
-        assert_eq!(report["failures"], json!([]));
-    });
+    shop.sales_are(0..24, &Fault::Late(Duration::from_millis(50)));
+    every_minute_some_are_answered(&shop);
 }
 
 fn slow_store_answers_by_pages() {
     let shop = Shop::open();
-    shop.many_sales(1_200, ALL_SETTLED);
+    shop.many_sales(800, FEW_SETTLED);
+    shop.is_all(800, &Fault::Late(Duration::from_millis(400)));
+    every_minute_some_are_answered(&shop);
+}
+
+/// Most invoices stay open, so that they are looked up by every run.
+const FEW_SETTLED: fn(i64) -> &'static str = |place| if place % 7 == 3 { "Settled" } else { "New" };
+
+fn every_minute_some_are_answered(shop: &Shop) {
     shop.sql("UPDATE invoices SET status = 'expired' WHERE CAST(id AS INTEGER) % 2");
-    let late = Fault::Late(Duration::from_millis(250));
-    shop.is_all(1_200, &late);
+    let open = "SELECT id FROM invoices WHERE CAST(id AS INTEGER) % 7 <> 3";
     let run = || shop.reconcile().flag("--recheck").option("--deadline", "1");
-    shop.minutes_until_settled("", 30, run, |report| {
+    shop.minutes_until_settled(open, 30, run, |report| {
         assert_eq!(report["failures"], json!([]));
     });
 }
@@ -279,8 +282,10 @@ fn retry_after_of_the_list_delays_all() {
     shop.btcpay.fails("list", later(503));
     for run in [shop.reconcile().flag("-n"), shop.reconcile()] {
         let report = run.json(1);
-        assert_eq!(shop.btcpay.requests().len(), 1);
-        assert_eq!(report["not_asked"], 30);
+        // A group of one is no list.
+        let requests = shop.btcpay.requests();
+        assert!(asked(&requests, "list") == 1 && requests.len() <= 2);
+        assert!(report["not_asked"].as_u64().unwrap() >= 29, "{report}");
         assert_eq!(report["failures"], json!([]));
         let error = report["error"].as_str().unwrap();
         assert!(error.contains("503"), "{error}");
