@@ -8,8 +8,8 @@ use crate::btcpay::Fault;
 use crate::mixed::soak;
 use crate::shop::Shop;
 
-/// The number of runs to kill: 1,000 with `RECONCILE_SOAK=40`.
-const KILLS: usize = 25;
+/// The number of runs to kill: 600 with `RECONCILE_SOAK=40`.
+const KILLS: usize = 15;
 
 #[test]
 fn killed_run_breaks_no_promise() {
