@@ -163,7 +163,7 @@ fn slow_answers_get_a_share_of_the_deadline() {
     let cases: [fn(); 5] = [
         || hanging_invoices_leave_time_for_others(1, "6"),
         || hanging_invoices_leave_time_for_others(2, "8"),
-        || late_answer_is_awaited("6", 500),
+        || late_answer_is_awaited("6", 1_500),
         || late_answer_is_awaited("30", 3_500),
         || request_ends_after_a_fifth_of_the_deadline("20"),
     ];
@@ -220,9 +220,9 @@ fn request_ends_after_a_fifth_of_the_deadline(deadline: &str) {
 
 fn slow_store_answers_by_id() {
     let shop = Shop::open();
-    shop.many_sales(24, FEW_SETTLED);
+    shop.many_sales(30, FEW_SETTLED);
     shop.has_no_list();
-    shop.sales_are(0..24, &Fault::Late(Duration::from_millis(50)));
+    shop.sales_are(0..30, &Fault::Late(Duration::from_millis(50)));
     every_minute_some_are_answered(&shop);
 }
 

@@ -1,5 +1,7 @@
 //! The program is killed at random moments.
 
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +12,10 @@ use crate::shop::Shop;
 
 /// The number of runs to kill: 600 with `RECONCILE_SOAK=40`.
 const KILLS: usize = 15;
+
+/// How many changes the last transaction before a kill may have written without telling: a page of
+/// the list.
+const LAST_TRANSACTION: usize = 500;
 
 #[test]
 fn killed_run_breaks_no_promise() {
@@ -53,6 +59,7 @@ fn kill_until_done(shop: &Shop, count: i64, mut kills: usize) -> usize {
     };
     let mut operate = Some(|| shop.operate(count));
     while kills > 0 {
+        let audited_before = audited(shop);
         let run = shop.reconcile().flag("-q");
         let run = if fastrand::bool() {
             run.flag("--recheck")
@@ -61,7 +68,7 @@ fn kill_until_done(shop: &Shop, count: i64, mut kills: usize) -> usize {
         };
         let mut child = run
             .command()
-            .stdout(Stdio::null())
+            .stdout(File::create(shop.path("told")).unwrap())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -72,10 +79,36 @@ fn kill_until_done(shop: &Shop, count: i64, mut kills: usize) -> usize {
         child.kill().unwrap();
         let finished = child.wait().unwrap().code().is_some();
         assert_eq!(shop.broken_promises(), "", "{kills} kills left");
+        tells_what_it_wrote(shop, &audited_before);
         if finished {
             break;
         }
         kills -= 1;
     }
     kills
+}
+
+/// The invoices whose status a run has changed, as `audit_log` has it.
+fn audited(shop: &Shop) -> HashSet<String> {
+    shop.query("SELECT target_id FROM audit_log WHERE target_kind = 'invoice' AND actor_kind = 'reconcile'")
+        .lines()
+        .map(String::from)
+        .collect()
+}
+
+/// Checks what the killed run told of changed statuses against `audit_log`.
+fn tells_what_it_wrote(shop: &Shop, audited_before: &HashSet<String>) {
+    let stdout = fs::read_to_string(shop.path("told")).unwrap();
+    let told: HashSet<String> = stdout
+        .lines()
+        .filter(|line| line.contains("): pending -> "))
+        .filter_map(|line| line.strip_prefix("invoice ")?.split(' ').next())
+        .map(String::from)
+        .collect();
+    let audited = audited(shop);
+    assert!(told.is_subset(&audited));
+    let silent = audited
+        .difference(audited_before)
+        .filter(|id| !told.contains(*id));
+    assert!(silent.count() <= LAST_TRANSACTION);
 }

@@ -272,3 +272,30 @@ fn byte_order_mark_and_many_headers_do_no_harm() {
     shop.reconcile().exits(0);
     assert_eq!(shop.statuses(), "2 settled");
 }
+
+#[test]
+fn many_licenses_by_hand_do_not_use_up_the_deadline() {
+    let shop = Shop::open();
+    shop.sql(&format!(
+        "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 60000)
+         INSERT INTO licenses (id, product_id, status, issued_at)
+         SELECT 'by hand ' || n, 'pro', 'active', datetime() FROM n;
+         WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 3000)
+         INSERT INTO invoices (id, btcpay_invoice_id, product_id, status, amount_sats, checkout_url, created_at, updated_at)
+         SELECT n, 'free-' || n, 'pro', 'settled', 0, '', {0}, {0} FROM n",
+        "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-1 hour')"
+    ));
+    for index in shop
+        .query("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
+        .lines()
+    {
+        shop.sql(&format!("DROP INDEX {index}"));
+    }
+    // Seconds without the indexes, not a minute.
+    shop.reconcile()
+        .option("--deadline", "20")
+        .flag("-q")
+        .exits(0);
+    assert_eq!(shop.statuses(), "3000 settled");
+    assert_eq!(shop.query("SELECT count(invoice_id) FROM licenses"), "3000");
+}
