@@ -15,6 +15,8 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 const SHARE: u32 = 5;
 const LEAST_FOR_A_REQUEST: Duration = Duration::from_secs(3);
 
+const A_DAY: Duration = Duration::from_hours(24);
+
 /// How often a wait looks for a signal.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -110,9 +112,9 @@ impl Deadline {
         self.shrink(limit)
     }
 
-    /// Waits for `time`, or until it is reached.
+    /// Waits for `time`, a day at most, or until it is reached.
     pub fn sleep(self, time: Duration) {
-        let until = Instant::now() + self.shrink(time);
+        let until = Instant::now() + self.shrink(time.min(A_DAY));
         while !self.is_reached() && Instant::now() < until {
             thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
         }

@@ -159,7 +159,7 @@ impl Btcpay {
         } else {
             Err(AskError::Refused(anyhow!(
                 "got {} instead of a list of invoices. {ANOTHER_SERVER}",
-                response.what_came()
+                self.transport.without_key(&response.what_came())
             )))
         }
     }

@@ -123,7 +123,7 @@ impl Database {
                     if since.elapsed() > BUSY_TIMEOUT || self.deadline.is_reached() {
                         return Err(error);
                     }
-                    self.turns.held = LONGEST;
+                    self.turns.held = self.turns.held.max(LONGEST);
                     continue;
                 }
                 Err(WriteError::Interrupted) => return Err(not_written(items.len())),

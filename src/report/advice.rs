@@ -138,7 +138,7 @@ fn difference(money: &Money, amount_sats: i64) -> String {
             "counts only {} of {}, which is {} {} short",
             Paid(money),
             Amount(money),
-            (amount - paid).normalize(),
+            amount.saturating_sub(paid).normalize(),
             money.currency
         ),
         _ => format!("over {}, and amount_sats is {amount_sats}", Amount(money)),
