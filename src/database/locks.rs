@@ -1,5 +1,5 @@
 //! The write lock. The service gives up waiting for it after seconds, and may lose a sale then, so no
-//! write transaction lasts much longer than [`LONGEST`], waiting for its commit included, and between them
+//! write transaction lasts much longer than twice [`LONGEST`], waiting for its commit included, and between them
 //! others get their turn.
 //!
 //! Writing happens in IMMEDIATE transactions, which take the lock before they read: what they read is
@@ -19,9 +19,9 @@ use crate::stop::Deadline;
 /// How long this program waits for another program's lock, unless its deadline is nearer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the lock is held before others get a turn. Waiting for a commit counts: in a rollback
-/// journal it keeps new readers out.
-const LONGEST: Duration = Duration::from_millis(500);
+/// How long a transaction works before others get a turn, and how long its commit may then wait for
+/// readers: in a rollback journal that keeps new ones out. Half a second in all.
+const LONGEST: Duration = Duration::from_millis(250);
 
 /// A turn for others: SQLite looks at least every 100 ms whether the lock is free.
 const TURN: Duration = Duration::from_millis(150);
