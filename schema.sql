@@ -134,7 +134,9 @@ CREATE INDEX discount_redemptions_pending ON discount_redemptions (invoice_id)
 -- Who changed what. `reconcile` writes actor_kind 'reconcile'; the actions invoice.settled,
 -- invoice.expired, invoice.invalid, license.issued (decided_by 'person' with
 -- --issue), redemption.redeemed, redemption.cancelled, sale.completed; and in details_json invoice_id,
--- btcpay_invoice_id, and the invoice's status before and after (from, to).
+-- btcpay_invoice_id, and the invoice's status before and after (from, to). What needs a person lives
+-- here too: attention.noted (reason, amounts), attention.reminded, attention.resolved,
+-- attention.acknowledged (what stands). Rows of these kinds must be kept.
 CREATE TABLE audit_log (
   id           INTEGER PRIMARY KEY AUTOINCREMENT,
   actor_kind   TEXT NOT NULL,
@@ -147,3 +149,6 @@ CREATE TABLE audit_log (
   details_json TEXT NOT NULL DEFAULT '{}',
   occurred_at  TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
 );
+
+-- What was noted, without reading the whole log.
+CREATE INDEX audit_log_action ON audit_log (action);

@@ -19,7 +19,8 @@ Exit codes:
 
 Examples:
   reconcile -n -d FILE --btcpay-url URL --store-id ID --api-key-file FILE
-  reconcile --recheck >> reconcile.log     (settings in the environment)";
+  reconcile --recheck >> reconcile.log     (settings in the environment)
+  reconcile -n INVOICE                     (\"I paid and have no license\")";
 
 const WHERE: &str = "Database and server";
 const WHAT: &str = "Run";
@@ -36,6 +37,10 @@ const SAID: &str = "Output";
     after_help = AFTER
 )]
 pub struct Cli {
+    /// Only these, by either id, and all that is known of them
+    #[arg(value_name = "INVOICE", conflicts_with = "recheck")]
+    pub invoices: Vec<String>,
+
     /// The service's database [env: RECONCILE_DATABASE]
     #[arg(short, long, value_name = "FILE", help_heading = WHERE)]
     pub database: Option<OsString>,
@@ -43,6 +48,10 @@ pub struct Cli {
     /// BTCPay Server's address [env: BTCPAY_URL]
     #[arg(long, value_name = "URL", help_heading = WHERE)]
     pub btcpay_url: Option<OsString>,
+
+    /// Where a person opens it, for links [env: BTCPAY_PUBLIC_URL]
+    #[arg(long, value_name = "URL", help_heading = WHERE)]
+    pub public_url: Option<OsString>,
 
     /// The store in BTCPay Server [env: BTCPAY_STORE_ID]
     #[arg(long, value_name = "ID", help_heading = WHERE)]
@@ -61,8 +70,18 @@ pub struct Cli {
     pub recheck: bool,
 
     /// Issue this invoice's license despite a doubt
-    #[arg(long, value_name = "INVOICE", conflicts_with = "recheck", help_heading = WHAT)]
+    #[arg(long, value_name = "INVOICE", conflicts_with_all = ["recheck", "invoices"], help_heading = WHAT)]
     pub issue: Vec<String>,
+
+    /// Tell and change these no more, until something differs
+    #[arg(
+        long,
+        value_name = "INVOICE",
+        num_args = 1..,
+        conflicts_with_all = ["dry_run", "recheck", "issue", "invoices"],
+        help_heading = WHAT
+    )]
+    pub acknowledge: Vec<String>,
 
     /// Check invoices of the last N hours
     #[arg(long, value_name = "N", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..), help_heading = WHAT)]

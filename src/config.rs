@@ -22,13 +22,43 @@ pub struct Config {
     pub access: Access,
     pub store: Store,
     pub api_key: ApiKey,
-    /// The only invoice of the run, by either id: a person decides that its license is issued.
-    pub issue: Option<String>,
-    pub recheck: bool,
+    /// Where a person opens BTCPay Server.
+    pub public_url: Url,
+    pub task: Task,
     pub max_age_seconds: i64,
     /// How long the run may take; 0 means any time.
     pub deadline_seconds: u32,
     pub format: Format,
+}
+
+/// What a run is for. Invoices are named by either id.
+#[derive(Debug)]
+pub enum Task {
+    /// All invoices that may be out of date.
+    Reconcile { recheck: bool },
+    /// A person decides that the license of this one is issued.
+    Issue(String),
+    /// A person accepts these as they are.
+    Acknowledge(Vec<String>),
+    /// A person wants to know all about these.
+    Named(Vec<String>),
+}
+
+impl Task {
+    /// The options are known not to contradict each other.
+    fn of(cli: &Cli) -> Self {
+        if let Some(id) = cli.issue.first() {
+            Self::Issue(id.clone())
+        } else if !cli.acknowledge.is_empty() {
+            Self::Acknowledge(cli.acknowledge.clone())
+        } else if !cli.invoices.is_empty() {
+            Self::Named(cli.invoices.clone())
+        } else {
+            Self::Reconcile {
+                recheck: cli.recheck,
+            }
+        }
+    }
 }
 
 /// For someone who has set up nothing yet.
@@ -46,6 +76,7 @@ impl Config {
             cli.issue.len() <= 1,
             "--issue takes one invoice. Run it once for each"
         );
+        let task = Task::of(&cli);
         let database = setting(cli.database, "RECONCILE_DATABASE");
         let url = setting(cli.btcpay_url, "BTCPAY_URL");
         let store_id = setting(cli.store_id, "BTCPAY_STORE_ID");
@@ -60,6 +91,11 @@ impl Config {
             "no store given. Set --store-id ID or BTCPAY_STORE_ID; BTCPay Server shows the id under \
              Settings, General",
         )?;
+        let url = checked_url(&text(url, "the URL of BTCPay Server")?)?;
+        let public_url = match setting(cli.public_url, "BTCPAY_PUBLIC_URL") {
+            Some(public) => public_url(&text(public, "the public URL of BTCPay Server")?)?,
+            None => url.clone(),
+        };
         Ok(Self {
             database: database.into(),
             access: if cli.dry_run {
@@ -68,12 +104,12 @@ impl Config {
                 Access::Write
             },
             store: Store {
-                url: checked_url(&text(url, "the URL of BTCPay Server")?)?,
+                url,
                 id: checked_store_id(text(store_id, "the store id")?)?,
             },
             api_key: api_key(cli.api_key_file)?,
-            issue: cli.issue.into_iter().next(),
-            recheck: cli.recheck,
+            public_url,
+            task,
             max_age_seconds: i64::from(cli.max_age_hours) * 3600,
             deadline_seconds: cli.deadline,
             format: match cli.format {
@@ -127,15 +163,15 @@ fn text(value: OsString, what: &str) -> Result<String> {
     }
 }
 
-fn checked_url(text: &str) -> Result<Url> {
-    const EXAMPLE: &str =
-        "Set --btcpay-url (BTCPAY_URL) to an address like https://btcpay.example.com";
+/// The address of BTCPay Server in `text`, or one for a person, by whatever protocol.
+fn parsed_url(text: &str, option: &str) -> Result<Url> {
+    let example = format!("Set {option} to an address like https://btcpay.example.com");
     // No message repeats the text: it may hold a password.
     let url = Url::parse(text)
-        .map_err(|why| anyhow!("the URL of BTCPay Server cannot be parsed: {why}. {EXAMPLE}"))?;
+        .map_err(|why| anyhow!("the URL of BTCPay Server cannot be parsed: {why}. {example}"))?;
     ensure!(
         matches!(url.scheme(), "http" | "https") && url.has_host(),
-        "the URL of BTCPay Server is neither http nor https. {EXAMPLE}"
+        "the URL of BTCPay Server is neither http nor https. {example}"
     );
     ensure!(
         url.username().is_empty() && url.password().is_none(),
@@ -144,8 +180,17 @@ fn checked_url(text: &str) -> Result<Url> {
     );
     ensure!(
         url.query().is_none() && url.fragment().is_none(),
-        "the URL of BTCPay Server contains a '?' or '#'. {EXAMPLE}"
+        "the URL of BTCPay Server contains a '?' or '#'. {example}"
     );
+    Ok(url)
+}
+
+fn public_url(text: &str) -> Result<Url> {
+    parsed_url(text, "--public-url (BTCPAY_PUBLIC_URL)")
+}
+
+fn checked_url(text: &str) -> Result<Url> {
+    let url = parsed_url(text, "--btcpay-url (BTCPAY_URL)")?;
     match Cleartext::risk(&url) {
         None => Ok(url),
         Some(Cleartext::ToHost(host)) => bail!(

@@ -100,6 +100,8 @@ pub enum Attention {
     /// BTCPay settled it over another amount than the database's, or for less than its amount.
     AmountMismatch(Money),
     SettledHereNotThere(BtcpayStatus),
+    /// The license is in use, and nothing is half done.
+    LicensedNotPaid(BtcpayStatus),
     NotInBtcpay,
     LicenseByHand(LicenseId),
     LicenseDeleted(Deletion),
@@ -110,6 +112,8 @@ pub enum Attention {
     /// These follow from [`Written`], never from [`decide`].
     CodeOverMaxUses(CodeUses),
     TipNotSent(Tip),
+    /// A change that a person's acknowledgement holds back.
+    HeldBack,
 }
 
 /// What the service did instead of what only it can do.
@@ -131,6 +135,7 @@ impl Attention {
             Self::InvalidButPaid(_) => "invalid_but_paid",
             Self::AmountMismatch(_) => "amount_mismatch",
             Self::SettledHereNotThere(_) => "settled_here_not_there",
+            Self::LicensedNotPaid(_) => "licensed_not_paid",
             Self::NotInBtcpay => "not_in_btcpay",
             Self::LicenseByHand(_) => "license_by_hand",
             Self::LicenseDeleted(_) => "license_deleted",
@@ -140,6 +145,7 @@ impl Attention {
             Self::RenewalPaid(_) => "renewal_paid",
             Self::CodeOverMaxUses(_) => "code_over_max_uses",
             Self::TipNotSent(_) => "tip_not_sent",
+            Self::HeldBack => "held_back",
         }
     }
 }
@@ -181,8 +187,30 @@ pub fn decide(invoice: &Invoice, answer: &Answer) -> Decision {
             close(invoice, answer, invoice.status),
         (New | Processing,      LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid) =>
             Decision::NOTHING,
-        (New | Processing | Expired | Invalid, LocalStatus::Settled) =>
-            Decision::only(Attention::SettledHereNotThere(answer.status)),
+        (New | Processing | Expired | Invalid, LocalStatus::Settled) => not_paid(invoice, answer.status),
+    }
+}
+
+/// The database says settled, and BTCPay Server does not.
+fn not_paid(invoice: &Invoice, status: BtcpayStatus) -> Decision {
+    if !is_complete(invoice) {
+        return Decision::only(Attention::SettledHereNotThere(status));
+    }
+    match (&invoice.license, status) {
+        (_, BtcpayStatus::Processing | BtcpayStatus::Settled)
+        | (
+            License::None
+            | License::Issued {
+                is_active: false, ..
+            },
+            _,
+        ) => Decision::NOTHING,
+        (
+            License::Issued {
+                is_active: true, ..
+            },
+            BtcpayStatus::New | BtcpayStatus::Expired | BtcpayStatus::Invalid,
+        ) => Decision::only(Attention::LicensedNotPaid(status)),
     }
 }
 
@@ -195,7 +223,8 @@ pub fn decide_missing(invoice: &Invoice) -> Option<Attention> {
         redemption.is_some_and(|redemption| redemption.status == RedemptionStatus::Pending)
     };
     let is_open = match invoice.status {
-        LocalStatus::Pending | LocalStatus::Settled => true,
+        LocalStatus::Pending => true,
+        LocalStatus::Settled => !is_complete(invoice),
         LocalStatus::Expired | LocalStatus::Invalid => is_half_closed(),
     };
     is_open.then_some(Attention::NotInBtcpay)
@@ -218,6 +247,17 @@ pub fn decide_in_doubt(invoice: &Invoice, answer: &Answer, doubt: Doubt) -> Deci
         Doubt::LicenseByHand(id) => Decision::only(Attention::LicenseByHand(id)),
         Doubt::LicenseDeleted(deletion) => Decision::only(Attention::LicenseDeleted(deletion)),
         Doubt::PolicyMissing(id) => Decision::only(Attention::PolicyMissing(id)),
+    }
+}
+
+/// The decision on `invoice`, of which BTCPay Server says `answer`; None if it does not have it.
+pub fn decide_with(invoice: &Invoice, answer: Option<&Answer>) -> Decision {
+    match answer {
+        Some(answer) => decide(invoice, answer),
+        None => Decision {
+            change: None,
+            attention: decide_missing(invoice),
+        },
     }
 }
 
@@ -380,23 +420,32 @@ fn close(invoice: &Invoice, answer: &Answer, to: LocalStatus) -> Decision {
     }
 }
 
-/// Marked means that the merchant has decided already.
+/// Marked means that the merchant has decided already. An invoice becomes Invalid by itself only if a
+/// payment did not confirm in time, whatever BTCPay Server says of the amount.
 fn money_on_closed(answer: &Answer) -> Option<Attention> {
     use AdditionalStatus::{
         Invalid, Marked, None as Nothing, PaidLate, PaidOver, PaidPartial, Unknown,
     };
     let money = || answer.money.clone();
-    let paid = answer.money.paid.is_some_and(|paid| paid > Decimal::ZERO);
     match (answer.status, answer.additional) {
+        (_, Marked) | (BtcpayStatus::New | BtcpayStatus::Processing | BtcpayStatus::Settled, _) => {
+            None
+        }
         (BtcpayStatus::Expired, PaidLate) => Some(Attention::PaidLate(money())),
         (BtcpayStatus::Expired, PaidPartial) => Some(Attention::PaidPartial(money())),
+        (BtcpayStatus::Expired, Nothing | PaidOver | Invalid | Unknown) => {
+            let paid = answer.money.paid.filter(|paid| *paid > Decimal::ZERO)?;
+            let is_part = answer.money.amount.is_some_and(|amount| paid < amount);
+            Some(if is_part {
+                Attention::PaidPartial(money())
+            } else {
+                Attention::PaidLate(money())
+            })
+        }
         (
             BtcpayStatus::Invalid,
             Nothing | PaidLate | PaidPartial | PaidOver | Invalid | Unknown,
-        ) => paid.then(|| Attention::InvalidButPaid(money())),
-        (BtcpayStatus::Expired, Nothing | PaidOver | Marked | Invalid | Unknown)
-        | (BtcpayStatus::Invalid, Marked)
-        | (BtcpayStatus::New | BtcpayStatus::Processing | BtcpayStatus::Settled, _) => None,
+        ) => Some(Attention::InvalidButPaid(money())),
     }
 }
 
@@ -441,13 +490,20 @@ tier-change-applied  *        Settled         *        *       *       *        
 tier-change          *        Settled         *        *       *       *                *        *          => tier_change_paid
 renewal-applied      *        Settled         *        *       *       *                *        *          => -
 renewal              *        Settled         *        *       *       *                *        *          => renewal_paid
+purchase             settled  New|Expired|Invalid  *   *       *       active           nothing  none|tied  => licensed_not_paid
+purchase             settled  *               *        *       *       active|inactive  nothing  none|tied  => -
+purchase             settled  *               *        *       *       inactive         nothing  cancelled  => -
+tier-change-applied  settled  *               *        *       *       none|inactive    *        *          => -
+renewal-applied      settled  New|Expired|Invalid  *   *       *       active           *        *          => licensed_not_paid
+renewal-applied      settled  *               *        *       *       *                *        *          => -
 *                    settled  *               *        *       *       *                *        *          => settled_here_not_there
 *                    *        New|Processing  *        *       *       *                *        *          => -
 *                    *        Expired         Late     *       *       *                *        *          => paid_late
 *                    *        Expired         Partial  *       *       *                *        *          => paid_partial
-*                    *        Expired         *        *       *       *                *        *          => -
-*                    *        Invalid         Marked   *       *       *                *        *          => -
-*                    *        Invalid         *        ?|0     *       *                *        *          => -
+*                    *        Expired|Invalid Marked   *       *       *                *        *          => -
+*                    *        Expired         *        ?|0     *       *                *        *          => -
+*                    *        Expired         *        some    *       *                *        *          => paid_partial
+*                    *        Expired         *        full    *       *                *        *          => paid_late
 *                    *        Invalid         *        *       *       *                *        *          => invalid_but_paid
 ";
 
@@ -672,6 +728,7 @@ renewal              *        Settled         *        *       *       *        
                         _ => None,
                     },
                 },
+                expires: None,
             };
             let state = [
                 ("purpose", purpose_word),

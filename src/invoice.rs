@@ -6,13 +6,13 @@ use std::fmt;
 use jiff::Timestamp;
 use reqwest::Url;
 use rust_decimal::Decimal;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// An id, shown as it is.
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub Box<str>);
 
@@ -94,7 +94,7 @@ pub fn without_password(mut url: Url) -> Url {
 }
 
 /// `invoices.status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LocalStatus {
     Pending,
@@ -122,7 +122,7 @@ impl LocalStatus {
 }
 
 /// An invoice's status in BTCPay Server. Any other word never becomes an [`Answer`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BtcpayStatus {
     New,
     Processing,
@@ -145,7 +145,7 @@ impl BtcpayStatus {
 
 /// What BTCPay Server adds to a status. It never changes what the status means; it decides whether
 /// the merchant hears of money that came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdditionalStatus {
     None,
     PaidLate,
@@ -158,7 +158,7 @@ pub enum AdditionalStatus {
 }
 
 /// `discount_redemptions.status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RedemptionStatus {
     Pending,
@@ -313,6 +313,46 @@ pub struct CodeUses {
     pub max_uses: i64,
 }
 
+/// All that the database says of an invoice, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Here {
+    pub status: Option<String>,
+    pub buyer_email: Option<String>,
+    pub product: Option<String>,
+    pub amount_sats: Option<i64>,
+    pub created_at: Option<String>,
+    pub updated_at: Option<String>,
+    pub license_id: Option<String>,
+    pub license_status: Option<String>,
+    pub license_issued_at: Option<String>,
+    pub license_expires_at: Option<String>,
+    pub discount_code: Option<String>,
+    pub redemption_status: Option<String>,
+    pub subscription_status: Option<String>,
+    pub next_renewal_at: Option<String>,
+}
+
+/// A row of the log that is about an invoice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// As it was written.
+    pub occurred_at: String,
+    pub actor_kind: String,
+    pub action: String,
+    pub details: serde_json::Value,
+}
+
+/// A discount code whose count is not what its redemptions hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountDrift {
+    pub code_id: String,
+    /// What the buyer types, or the id.
+    pub code: String,
+    pub used_count: i64,
+    /// Pending and redeemed redemptions.
+    pub held: i64,
+}
+
 /// A deletion that may have taken an invoice's license with it, as the service noted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deletion {
@@ -330,6 +370,8 @@ pub struct Answer {
     pub status: BtcpayStatus,
     pub additional: AdditionalStatus,
     pub money: Money,
+    /// When its checkout ends or ended, in Unix seconds.
+    pub expires: Option<i64>,
 }
 
 impl Answer {
@@ -343,8 +385,24 @@ impl Answer {
                 amount: Some(Decimal::ZERO),
                 paid: Some(Decimal::ZERO),
             },
+            expires: None,
         }
     }
+}
+
+/// A payment of an invoice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payment {
+    /// Unix seconds.
+    pub received: i64,
+    /// In `currency`.
+    pub amount: Decimal,
+    /// What BTCPay Server takes off when it counts the payment, in `currency`.
+    pub fee: Decimal,
+    pub currency: String,
+    /// The invoice's currency for one of `currency`.
+    pub rate: Decimal,
+    pub confirmed: bool,
 }
 
 /// The amounts of BTCPay Server's invoice, in `currency`.
@@ -358,6 +416,10 @@ pub struct Money {
 }
 
 impl Money {
+    pub fn is_bitcoin(&self) -> bool {
+        matches!(self.currency.as_str(), "BTC" | "SATS")
+    }
+
     /// Whether the amount is exactly this many sats; None if the currency is not bitcoin.
     pub fn amount_is_sats(&self, sats: i64) -> Option<bool> {
         let scale = match self.currency.as_str() {

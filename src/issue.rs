@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
+use crate::attention::Occasion;
 use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
 use crate::database::{Database, WriteError, Writing};
-use crate::decide::{Attention, Doubt, Written, decide_to_issue};
-use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, Sale};
+use crate::decide::{Doubt, decide_to_issue};
+use crate::invoice::{Answer, Invoice};
 use crate::report::Report;
-use crate::run::new_report;
+use crate::run::{Done, Moment, new_report, next_steps, rows, tell};
 use crate::stop::Deadline;
 
 /// Issues the license for the invoice of this id, the service's or BTCPay's, at Unix second `now`.
@@ -29,17 +30,7 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
     let deadline = Deadline::after(config.deadline_seconds);
     let (path, store) = (&config.database, &config.store);
     let mut database = Database::open(path, config.access, store, now, deadline)?;
-    let mut found = database.find(id)?;
-    let (Some(invoice), true) = (found.pop(), found.is_empty()) else {
-        let why = match found.len() {
-            0 => "no invoice has this id",
-            _ => "several invoices have this id. Give the other one of the two ids",
-        };
-        let (id, btcpay_id) = (InvoiceId(id.into()), BtcpayInvoiceId(id.into()));
-        report.failed(id, btcpay_id, &anyhow!(why));
-        return Ok(());
-    };
-    let invoice = match invoice {
+    let invoice = match database.find(id)? {
         Ok(invoice) => invoice,
         Err(unreadable) => {
             report.failed(unreadable.id, unreadable.btcpay_id, &unreadable.error);
@@ -65,16 +56,15 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
         }
     };
     report.checked = 1;
-    let write = |writing: &mut Writing, listed: &Invoice| write(writing, listed, &answer);
+    let moment = Moment {
+        occasion: Occasion::Person,
+        now,
+    };
+    let write = |writing: &mut Writing, listed: &Invoice| write(writing, listed, &answer, moment);
     database.write_each(vec![invoice], write, |written| {
         for (invoice, outcome) in written {
             match outcome {
-                Ok(issued) => {
-                    for attention in issued.attention {
-                        report.needs_attention(&invoice, issued.sale.clone(), &attention);
-                    }
-                    report.changed(invoice, issued.sale, issued.written);
-                }
+                Ok(issued) => tell(report, &invoice, Some(&answer), issued, moment),
                 Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
             }
         }
@@ -83,14 +73,13 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
     })
 }
 
-struct Issued {
-    sale: Sale,
-    written: Written,
-    attention: Vec<Attention>,
-}
-
-/// Issues it on what the database says under the write lock.
-fn write(writing: &mut Writing, listed: &Invoice, answer: &Answer) -> Result<Issued, WriteError> {
+/// Issues it on what the database says under the write lock. That ends what was noted or acknowledged.
+fn write(
+    writing: &mut Writing,
+    listed: &Invoice,
+    answer: &Answer,
+    moment: Moment,
+) -> Result<Done, WriteError> {
     let refused = |why: &str| WriteError::Invoice(anyhow!("no license was issued: {why}"));
     let Some((mut current, sale)) = writing.reread(&listed.id)? else {
         return Err(refused("the service has just changed it"));
@@ -108,10 +97,16 @@ fn write(writing: &mut Writing, listed: &Invoice, answer: &Answer) -> Result<Iss
         }
     }
     let (change, attention) = decide_to_issue(&current, answer).map_err(|why| refused(&why))?;
-    let written = writing.write(&current, &change)?;
-    Ok(Issued {
+    let past = writing.past(&current.id);
+    let mut steps = Vec::new();
+    let written = writing.write(&current, Some(&change), |written| {
+        steps = next_steps(&past, attention, written, moment);
+        rows(&steps, moment)
+    })?;
+    Ok(Done {
         sale,
-        attention: attention.into_iter().chain(written.attention()).collect(),
         written,
+        steps,
+        acknowledged: None,
     })
 }

@@ -15,6 +15,8 @@
     )
 )]
 
+mod acknowledge;
+mod attention;
 mod btcpay;
 mod cli;
 mod config;
@@ -23,11 +25,12 @@ mod decide;
 mod invoice;
 mod issue;
 mod lookup;
+mod named;
 mod report;
 mod run;
 mod stop;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,7 +38,7 @@ use jiff::Timestamp;
 use log::error;
 
 use cli::Cli;
-use config::Config;
+use config::{Config, Task};
 use report::{Exit, Format, Reader, Report, stderr};
 use stop::Signal;
 
@@ -67,14 +70,16 @@ fn run_to_the_end(cli: Cli) -> Exit {
         }
     };
     let now = Timestamp::now().as_second();
-    let mut report = match &config.issue {
-        Some(id) => issue::issue(&config, id, now),
-        None => run::run(&config, now),
+    let mut report = match &config.task {
+        Task::Reconcile { recheck } => run::run(&config, *recheck, now),
+        Task::Issue(id) => issue::issue(&config, id, now),
+        Task::Acknowledge(ids) => acknowledge::acknowledge(&config, ids, now),
+        Task::Named(ids) => named::look_into(&config, ids, now),
     };
     report.sort();
-    // In text, a dry run's tables show it.
-    if !report.dry_run || config.format == Format::Json {
-        report.log_attention();
+    // In text, a dry run's tables show it, and the invoices that are named.
+    if report.invoices.is_empty() && !report.dry_run || config.format == Format::Json {
+        report.log_attention(now, stderr::columns());
     }
     report.log_errors();
     let exit = report.exit();
@@ -101,11 +106,9 @@ fn run_to_the_end(cli: Cli) -> Exit {
 }
 
 fn reader(report: &Report, config: &Config, is_verbose: bool) -> Reader {
-    let stdout = io::stdout();
-    let columns = stdout.is_terminal().then(|| {
-        terminal_size::terminal_size_of(stdout).map_or(80, |(columns, _)| columns.0.into())
-    });
-    let looks_closely = report.dry_run || config.recheck;
+    let columns = stderr::columns_of(io::stdout());
+    let rechecks = matches!(config.task, Task::Reconcile { recheck: true });
+    let looks_closely = report.dry_run || rechecks;
     Reader {
         columns,
         wants_summary: columns.is_some() || is_verbose || looks_closely && report.not_in_store > 0,

@@ -5,21 +5,26 @@ use std::time::Instant;
 use anyhow::{Error, Result, bail};
 use log::info;
 
+use crate::attention::{NoteRow, Occasion, Past, Standing, Step};
 use crate::btcpay::{AskError, Btcpay};
-use crate::config::Config;
+use crate::config::{Config, Task};
 use crate::database::{Access, Database, Window, WriteError, Writing};
-use crate::decide::{Attention, Written, decide, decide_in_doubt, decide_missing};
-use crate::invoice::{Answer, Invoice, Provider, Sale};
+use crate::decide::{Attention, Decision, Written, decide_in_doubt, decide_with, is_complete};
+use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, Provider, Sale};
 use crate::lookup::{LookedUp, Stopped, look_up};
 use crate::report::stderr::Progress;
-use crate::report::{Format, Report};
+use crate::report::{Format, Report, Telling};
 use crate::stop::{Deadline, Signal};
 
-/// One run at Unix second `now`. If something stopped it, the report says what.
-pub fn run(config: &Config, now: i64) -> Report {
+/// How many payments of invoices that need a person are asked for, an invoice a request.
+pub const MOST_PAYMENTS: usize = 20;
+
+/// One run at Unix second `now`, which also asks about closed invoices if it is a `recheck`. If
+/// something stopped it, the report says what.
+pub fn run(config: &Config, recheck: bool, now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);
-    report.error = run_until_stopped(config, now, &mut report)
+    report.error = run_until_stopped(config, recheck, now, &mut report)
         .err()
         .map(|stopped| format!("{stopped:#}"));
     report.elapsed_ms = started.elapsed().as_millis();
@@ -29,18 +34,34 @@ pub fn run(config: &Config, now: i64) -> Report {
 /// Whose changes are printed as they happen, unless they are shown as tables or as JSON.
 pub fn new_report(config: &Config) -> Report {
     let dry_run = config.access == Access::Read;
-    let live = !dry_run && config.format == Format::Text;
-    Report::new(dry_run, config.store.clone(), live)
+    let is_streamed = match config.task {
+        Task::Reconcile { .. } | Task::Issue(_) | Task::Acknowledge(_) => true,
+        Task::Named(_) => false,
+    };
+    let live = !dry_run && is_streamed && config.format == Format::Text;
+    Report::new(dry_run, config.public_url.clone(), live)
 }
 
-fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<()> {
+fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Report) -> Result<()> {
     let deadline = Deadline::after(config.deadline_seconds);
     let (path, store) = (&config.database, &config.store);
     let mut database = Database::open(path, config.access, store, now, deadline)?;
+    // What was noted before is shown too.
+    let shows_all = config.access == Access::Read || config.format == Format::Json;
+    let moment = Moment {
+        occasion: if recheck {
+            Occasion::Recheck
+        } else {
+            Occasion::Minute
+        },
+        now,
+    };
     let listing = database.candidates(Window {
         // Nothing was sold before 1970, and SQLite's calendar has a beginning.
         since: (now - config.max_age_seconds).max(0),
-        recheck: config.recheck,
+        recheck,
+        noted: recheck || shows_all,
+        acknowledged: shows_all,
     })?;
     report.out_of_window = listing.out_of_window;
     report.other_provider = listing.other_provider;
@@ -56,10 +77,11 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
     // In case the run stops before them.
     report.not_asked = listing.candidates.len() as u64;
     let free = listing.free.into_iter();
-    let free = free.map(|invoice| (invoice, Answer::of_a_free_sale()));
-    reconcile(free.collect(), &mut database, report)?;
-    let is_nothing_to_ask =
-        listing.candidates.is_empty() && listing.older.iter().all(Vec::is_empty);
+    let free = free.map(|invoice| (invoice, Some(Answer::of_a_free_sale())));
+    reconcile(free.collect(), &mut database, report, moment)?;
+    resolve_gone(listing.gone, &mut database, report, moment)?;
+    let later: Vec<_> = listing.older.into_iter().chain([listing.noted]).collect();
+    let is_nothing_to_ask = listing.candidates.is_empty() && later.iter().all(Vec::is_empty);
     if is_nothing_to_ask && config.access == Access::Write {
         return Ok(());
     }
@@ -73,15 +95,19 @@ fn run_until_stopped(config: &Config, now: i64, report: &mut Report) -> Result<(
             btcpay: &mut btcpay,
             database: &mut database,
             report,
-            now,
+            moment,
             deadline,
             store_is_ours: false,
             missing: Vec::new(),
         };
-        let asked = asking.ask_about_all(listing.candidates, listing.older);
+        let asked = asking.ask_about_all(listing.candidates, later);
         // What was found missing before a stop counts too.
         asked.and(asking.report_missing())
     };
+    ask_for_payments(&mut btcpay, report);
+    if recheck || config.access == Access::Read {
+        report.count_drift = database.count_drift()?;
+    }
     report.requests = btcpay.requests();
     result
 }
@@ -90,8 +116,7 @@ struct Asking<'run> {
     btcpay: &'run mut Btcpay,
     database: &'run mut Database,
     report: &'run mut Report,
-    /// Unix seconds.
-    now: i64,
+    moment: Moment,
     deadline: Deadline,
     /// Whether BTCPay's store has shown one of the service's invoices.
     store_is_ours: bool,
@@ -100,11 +125,11 @@ struct Asking<'run> {
 }
 
 impl Asking<'_> {
-    /// Looks up each of `candidates`, then as many `older` invoices as there is time for, and brings
-    /// each into agreement before the next request.
-    fn ask_about_all(&mut self, candidates: Vec<Invoice>, older: [Vec<Invoice>; 2]) -> Result<()> {
+    /// Looks up each of `candidates`, then as many of those for `later` as there is time for, and
+    /// brings each into agreement before the next request.
+    fn ask_about_all(&mut self, candidates: Vec<Invoice>, later: Vec<Vec<Invoice>>) -> Result<()> {
         let count = candidates.len();
-        let progress = Progress::of(count + older.iter().map(Vec::len).sum::<usize>());
+        let progress = Progress::of(count + later.iter().map(Vec::len).sum::<usize>());
         let stopped = self.look_up(candidates, &progress);
         let not_checked = stopped
             .as_ref()
@@ -113,9 +138,9 @@ impl Asking<'_> {
         self.report.not_asked = not_checked as u64;
         stopped.map_err(|stopped| stopped.error)?;
 
-        for older in older {
-            let count = older.len();
-            let stopped = self.look_up(older, &progress);
+        for invoices in later {
+            let count = invoices.len();
+            let stopped = self.look_up(invoices, &progress);
             let not_checked = stopped
                 .as_ref()
                 .map_or_else(|stopped| stopped.not_checked, |()| 0);
@@ -139,14 +164,17 @@ impl Asking<'_> {
             report,
             store_is_ours,
             missing,
+            moment,
             ..
         } = self;
-        look_up(candidates, btcpay, self.now, self.deadline, |looked_up| {
+        look_up(candidates, btcpay, moment.now, self.deadline, |looked_up| {
             let count = match looked_up {
                 LookedUp::Answered(answered) => {
                     let count = answered.len();
                     *store_is_ours |= count > 0;
-                    reconcile(answered, database, report)?;
+                    let answered = answered.into_iter();
+                    let answered = answered.map(|(invoice, answer)| (invoice, Some(answer)));
+                    reconcile(answered.collect(), database, report, *moment)?;
                     count
                 }
                 LookedUp::NotInStore(invoice) => {
@@ -175,7 +203,7 @@ impl Asking<'_> {
             .into_iter()
             .partition(|invoice| invoice.provider == Provider::OurStore);
         self.report.not_in_store += maybe.len() as u64;
-        if !ours.is_empty() && !self.store_is_ours && !self.probe()? {
+        if !ours.is_empty() && !self.store_is_ours && !probe(self.btcpay, self.database)? {
             let store = self.btcpay.store_id();
             bail!(
                 "store {store} in BTCPay Server has none of the {} invoices that were looked up, nor \
@@ -183,67 +211,123 @@ impl Asking<'_> {
                 ours.len()
             );
         }
-        for invoice in ours {
-            if let Some(attention) = decide_missing(&invoice)
-                && let Ok(Some((current, sale))) = self.database.reread(&invoice.id)
-                && current == invoice
-            {
-                self.report.needs_attention(&invoice, sale, &attention);
-            }
-        }
+        let is_settled = |invoice: &&Invoice| invoice.status == LocalStatus::Settled;
+        let complete = ours.iter().filter(is_settled);
+        let complete = complete.filter(|invoice| is_complete(invoice)).count();
+        self.report.not_in_store += complete as u64;
+        let missing = ours.into_iter().map(|invoice| (invoice, None)).collect();
+        reconcile(missing, self.database, self.report, self.moment)?;
         Ok(())
     }
+}
 
-    /// Whether the store has the newest invoice that was certainly paid in it.
-    fn probe(&mut self) -> Result<bool> {
-        let Some(paid) = self.database.newest_paid()? else {
-            return Ok(false);
-        };
-        match self.btcpay.invoice(&paid.btcpay_id) {
-            Ok(_) => Ok(true),
-            Err(AskError::NotInStore(_)) => Ok(false),
-            Err(unknown) => Err(unknown.into()),
+/// Whether BTCPay's store has the newest invoice that was certainly paid in it.
+///
+/// # Errors
+///
+/// It gave no answer.
+pub fn probe(btcpay: &mut Btcpay, database: &Database) -> Result<bool> {
+    let Some(paid) = database.newest_paid()? else {
+        return Ok(false);
+    };
+    match btcpay.invoice(&paid.btcpay_id) {
+        Ok(_) => Ok(true),
+        Err(AskError::NotInStore(_)) => Ok(false),
+        Err(unknown) => Err(unknown.into()),
+    }
+}
+
+/// Asks what was paid, and when, for what is told about money. Without an answer, what the invoice
+/// itself says is told.
+fn ask_for_payments(btcpay: &mut Btcpay, report: &mut Report) {
+    report.sort();
+    for item in report.about_money().take(MOST_PAYMENTS) {
+        match btcpay.payments(&item.btcpay_invoice_id) {
+            Ok(payments) => item.was_paid(payments),
+            Err(
+                AskError::Refused(error) | AskError::NotInStore(error) | AskError::TooLong(error),
+            ) => info!(
+                "invoice {}: its payments are unknown: {error:#}",
+                item.invoice_id
+            ),
+            Err(AskError::Unanswered { .. } | AskError::Fatal(_) | AskError::Stopped(_)) => return,
         }
     }
 }
 
-/// Brings these invoices into agreement with their answers. What fails for one of them is in the
-/// report.
-fn reconcile(
-    answered: Vec<(Invoice, Answer)>,
+/// What BTCPay Server says of an invoice; None if it does not have it.
+pub type Word = Option<Answer>;
+
+/// The run as what needs a person sees it.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    pub occasion: Occasion,
+    /// Unix seconds.
+    pub now: i64,
+}
+
+/// Brings these invoices into agreement with BTCPay Server's word. What fails for one of them is in
+/// the report.
+///
+/// # Errors
+///
+/// Nothing more can be read or written.
+pub fn reconcile(
+    answered: Vec<(Invoice, Word)>,
     database: &mut Database,
     report: &mut Report,
+    moment: Moment,
 ) -> Result<()> {
     let mut to_write = Vec::new();
-    for (invoice, answer) in answered {
-        let decision = decide(&invoice, &answer);
-        if decision.change.is_some() {
-            to_write.push((invoice, answer));
-        } else if let Some(attention) = decision.attention {
+    for (invoice, word) in answered {
+        let decision = decide_with(&invoice, word.as_ref());
+        if decision == Decision::NOTHING && !database.knows_the_past() {
+            continue;
+        }
+        let past = database.past(&invoice.id)?;
+        let sale = Sale::of(&invoice);
+        let done = match past.acknowledged(&Standing::of(&invoice, word.as_ref())) {
+            Some(since) => Done::acknowledged(sale, decision, since),
+            None if decision.change.is_some() => {
+                to_write.push((invoice, word));
+                continue;
+            }
+            None => {
+                let attention = decision.attention.into_iter().collect();
+                Done {
+                    sale,
+                    written: None,
+                    steps: past.next(attention, moment.occasion, moment.now),
+                    acknowledged: None,
+                }
+            }
+        };
+        if done.steps.iter().any(Step::is_noted) {
+            to_write.push((invoice, word));
+        } else if !done.is_nothing() {
             match database.reread(&invoice.id) {
                 Ok(Some((current, sale))) if current == invoice => {
-                    report.needs_attention(&invoice, sale, &attention);
+                    tell(
+                        report,
+                        &invoice,
+                        word.as_ref(),
+                        Done { sale, ..done },
+                        moment,
+                    );
                 }
                 // The service has just changed it.
                 Ok(_) => {}
-                Err(_) => report.needs_attention(&invoice, Sale::of(&invoice), &attention),
+                Err(_) => tell(report, &invoice, word.as_ref(), done, moment),
             }
         }
     }
-    let write = |writing: &mut Writing, (listed, answer): &(Invoice, Answer)| {
-        decide_again_and_write(writing, listed, answer)
+    let write = |writing: &mut Writing, (listed, word): &(Invoice, Word)| {
+        decide_again_and_write(writing, listed, word.as_ref(), moment)
     };
     database.write_each(to_write, write, |written| {
-        for ((invoice, _), outcome) in written {
+        for ((invoice, word), outcome) in written {
             match outcome {
-                Ok(Some(done)) => {
-                    for attention in done.attention {
-                        report.needs_attention(&invoice, done.sale.clone(), &attention);
-                    }
-                    if let Some(written) = done.written {
-                        report.changed(invoice, done.sale, written);
-                    }
-                }
+                Ok(Some(done)) => tell(report, &invoice, word.as_ref(), done, moment),
                 Ok(None) => info!("invoice {}: the service got there first", invoice.id),
                 Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
             }
@@ -253,10 +337,67 @@ fn reconcile(
     })
 }
 
-struct Done {
-    sale: Sale,
-    written: Option<Written>,
-    attention: Vec<Attention>,
+/// What became of an invoice.
+pub struct Done {
+    pub sale: Sale,
+    pub written: Option<Written>,
+    pub steps: Vec<Step>,
+    /// What a person acknowledged, and when, in Unix seconds.
+    pub acknowledged: Option<(Attention, i64)>,
+}
+
+impl Done {
+    /// What stands of this decision, which a person's acknowledgement of Unix second `since` holds
+    /// back.
+    fn acknowledged(sale: Sale, decision: Decision, since: i64) -> Self {
+        let change = decision.change.map(|_| Attention::HeldBack);
+        let what = decision.attention.or(change);
+        Self {
+            sale,
+            written: None,
+            steps: Vec::new(),
+            acknowledged: what.map(|what| (what, since)),
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.written.is_none() && self.steps.is_empty() && self.acknowledged.is_none()
+    }
+}
+
+/// Puts it into the report.
+pub fn tell(
+    report: &mut Report,
+    invoice: &Invoice,
+    answer: Option<&Answer>,
+    done: Done,
+    moment: Moment,
+) {
+    let Done {
+        sale,
+        written,
+        steps,
+        acknowledged,
+    } = done;
+    if let Some(written) = written {
+        report.changed(invoice, sale.clone(), written);
+    }
+    let noted_now = (!report.dry_run).then_some(moment.now);
+    let acknowledged = acknowledged.map(|(what, since)| (what, Telling::Acknowledged(since)));
+    let mut told: Vec<_> = acknowledged.into_iter().collect();
+    for step in steps {
+        match step {
+            Step::Note(attention) => told.push((attention, Telling::New(noted_now))),
+            Step::Remind { attention, since } => told.push((attention, Telling::Again(since))),
+            Step::Stand { attention, since } => told.push((attention, Telling::Standing(since))),
+            Step::Resolve { reason } => {
+                report.resolved(&invoice.id, Some(&invoice.btcpay_id), reason)
+            }
+        }
+    }
+    for (attention, telling) in told {
+        report.needs_attention(invoice, answer, sale.clone(), attention, telling);
+    }
 }
 
 /// Decides on what the database says under the write lock, and writes that. None if the service has
@@ -264,7 +405,8 @@ struct Done {
 fn decide_again_and_write(
     writing: &mut Writing,
     listed: &Invoice,
-    answer: &Answer,
+    answer: Option<&Answer>,
+    moment: Moment,
 ) -> Result<Option<Done>, WriteError> {
     let Some((current, sale)) = writing.reread(&listed.id)? else {
         return Ok(None);
@@ -272,20 +414,76 @@ fn decide_again_and_write(
     if current.status != listed.status {
         return Ok(None);
     }
-    let mut decision = decide(&current, answer);
+    let past = writing.past(&current.id);
+    let mut decision = decide_with(&current, answer);
+    if let Some(since) = past.acknowledged(&Standing::of(&current, answer)) {
+        return Ok(Some(Done::acknowledged(sale, decision, since)));
+    }
     if decision.gives()
+        && let Some(answer) = answer
         && let Some(doubt) = writing.doubts(&current)?.into_iter().next()
     {
         decision = decide_in_doubt(&current, answer, doubt);
     }
-    let change = decision.change.as_ref();
-    let written = change
-        .map(|change| writing.write(&current, change))
-        .transpose()?;
-    let of_written = written.iter().flat_map(Written::attention);
+    let mut steps = Vec::new();
+    let written = writing.write(&current, decision.change.as_ref(), |written| {
+        steps = next_steps(&past, decision.attention, written, moment);
+        rows(&steps, moment)
+    })?;
     Ok(Some(Done {
         sale,
-        attention: decision.attention.into_iter().chain(of_written).collect(),
         written,
+        steps,
+        acknowledged: None,
     }))
+}
+
+/// What becomes of what needs a person, with what follows from the change.
+pub fn next_steps(
+    past: &Past,
+    attention: Option<Attention>,
+    written: Option<&Written>,
+    moment: Moment,
+) -> Vec<Step> {
+    let of_written = written.into_iter().flat_map(Written::attention);
+    let all = attention.into_iter().chain(of_written).collect();
+    past.next(all, moment.occasion, moment.now)
+}
+
+/// The audit rows of these steps.
+pub fn rows(steps: &[Step], moment: Moment) -> Vec<NoteRow> {
+    steps
+        .iter()
+        .filter_map(|step| step.row(moment.occasion))
+        .collect()
+}
+
+/// Ends what was noted of invoices that the database does not have any more.
+fn resolve_gone(
+    gone: Vec<InvoiceId>,
+    database: &mut Database,
+    report: &mut Report,
+    moment: Moment,
+) -> Result<()> {
+    let write = |writing: &mut Writing, id: &InvoiceId| {
+        let past = writing.past(id);
+        let steps = past.end();
+        writing.note(id, rows(&steps, moment))?;
+        Ok(steps)
+    };
+    database.write_each(gone, write, |written| {
+        for (id, outcome) in written {
+            match outcome {
+                Ok(steps) => {
+                    for step in steps {
+                        if let Step::Resolve { reason } = step {
+                            report.resolved(&id, None, reason);
+                        }
+                    }
+                }
+                Err(error) => report.failed(id, BtcpayInvoiceId("-".into()), &error),
+            }
+        }
+        Ok(())
+    })
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use crate::invoice::{AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Money};
+use crate::invoice::{AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Money, Payment};
 
 /// The fields that count; every release adds others. An amount may be a string or a number.
 #[derive(Deserialize)]
@@ -30,6 +30,8 @@ struct InvoiceJson<'body> {
     paid_amount: Option<&'body RawValue>,
     #[serde(borrow, default)]
     created_time: Option<&'body RawValue>,
+    #[serde(borrow, default)]
+    expiration_time: Option<&'body RawValue>,
     #[serde(borrow, default)]
     metadata: Option<&'body RawValue>,
 }
@@ -129,8 +131,70 @@ impl InvoiceJson<'_> {
                 paid: amount(self.paid_amount).context("paidAmount")?,
                 currency: self.currency.into_owned(),
             },
+            expires: self
+                .expiration_time
+                .and_then(|json| serde_json::from_str(json.get()).ok()),
         })
     }
+}
+
+/// A way in which an invoice can be paid.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MethodJson<'body> {
+    #[serde(borrow)]
+    currency: Cow<'body, str>,
+    #[serde(borrow)]
+    rate: &'body RawValue,
+    #[serde(borrow, default)]
+    payments: Vec<PaymentJson<'body>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PaymentJson<'body> {
+    received_date: i64,
+    #[serde(borrow)]
+    value: &'body RawValue,
+    #[serde(borrow)]
+    fee: &'body RawValue,
+    #[serde(borrow)]
+    status: Cow<'body, str>,
+}
+
+/// The payments in the answer about an invoice's payment methods, oldest first.
+///
+/// # Errors
+///
+/// A field that counts cannot be understood.
+pub fn parse_payments(body: &[u8]) -> Result<Vec<Payment>> {
+    let methods: Vec<MethodJson> = serde_json::from_slice(body)
+        .context("BTCPay Server's response is not a list of payment methods")?;
+    let mut payments = Vec::new();
+    for method in methods {
+        for payment in method.payments {
+            let confirmed = match &*payment.status {
+                "Settled" => true,
+                "Processing" => false,
+                // Taken back.
+                "Invalid" => continue,
+                unknown => bail!(
+                    "BTCPay Server calls a payment '{unknown}', which this version of reconcile does \
+                     not know"
+                ),
+            };
+            payments.push(Payment {
+                received: payment.received_date,
+                amount: decimal(payment.value).context("value")?,
+                fee: decimal(payment.fee).context("fee")?,
+                currency: method.currency.to_string(),
+                rate: decimal(method.rate).context("rate")?,
+                confirmed,
+            });
+        }
+    }
+    payments.sort_by_key(|payment| payment.received);
+    Ok(payments)
 }
 
 /// `Complete` is what old servers call Settled.

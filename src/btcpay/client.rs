@@ -5,7 +5,7 @@ use reqwest::{StatusCode, Url};
 
 use super::answer::{self, Listed, Page};
 use super::transport::{ANOTHER_SERVER, ApiKey, AskError, Response, Transport};
-use crate::invoice::{BtcpayInvoiceId, InvoiceId, Store};
+use crate::invoice::{BtcpayInvoiceId, InvoiceId, Payment, Store};
 use crate::stop::Deadline;
 
 /// One store of a BTCPay Server.
@@ -90,6 +90,24 @@ impl Btcpay {
                 Err(AskError::Refused(self.transport.unexpected(&response)))
             }
         }
+    }
+
+    /// What was paid for an invoice, payment by payment, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// See [`AskError`].
+    pub fn payments(&mut self, id: &BtcpayInvoiceId) -> Result<Vec<Payment>, AskError> {
+        let mut url = self.address(Some(id));
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push("payment-methods");
+        }
+        let response = self.transport.get(&url)?;
+        if response.status != StatusCode::OK {
+            return Err(AskError::Refused(self.transport.unexpected(&response)));
+        }
+        answer::parse_payments(&response.body)
+            .map_err(|error| self.not_understood(&error, &response))
     }
 
     /// The newest `take` invoices of `window`, archived ones included. An invoice that cannot be

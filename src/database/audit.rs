@@ -1,13 +1,27 @@
-//! The service's `audit_log`: who did what.
+//! The service's `audit_log`: who did what. It may be long and have no index, so it is read once a
+//! run, and under the write lock only what has come since.
+
+use std::collections::HashMap;
 
 use anyhow::Result;
-use rusqlite::{Savepoint, named_params};
+use rusqlite::{Connection, Row, Savepoint, named_params};
+use serde_json::{Value, json};
 
+use super::clock::unix_seconds;
+use super::keysat;
 use super::row::execute_one;
+use crate::attention::{self, NoteRow, Past};
+use crate::invoice::{BtcpayInvoiceId, Deletion, InvoiceId};
 
 pub const AUDIT: &str = "
 INSERT INTO audit_log ( actor_kind,  action,  target_kind,  target_id,  details_json, occurred_at)
 VALUES                (:actor_kind, :action, :target_kind, :target_id, :details_json, :now)";
+
+pub const OURS: &str = "reconcile";
+
+const LICENSE_ISSUED: &str = "license.issued";
+
+const NEWEST_ROW: &str = "SELECT coalesce(max(rowid), 0) FROM audit_log";
 
 /// Adds one row; `details` is JSON.
 pub fn note(
@@ -28,5 +42,161 @@ pub fn note(
             ":details_json": details,
             ":now": now,
         },
+    )
+}
+
+/// Adds a row of this program's about an invoice.
+///
+/// # Errors
+///
+/// The database refuses it.
+pub fn note_of_invoice(
+    savepoint: &Savepoint,
+    id: &InvoiceId,
+    btcpay_id: Option<&BtcpayInvoiceId>,
+    (action, mut details): NoteRow,
+    now: &str,
+) -> Result<()> {
+    if let Some(fields) = details.as_object_mut() {
+        fields.insert("invoice_id".into(), json!(id));
+        fields.insert("btcpay_invoice_id".into(), json!(btcpay_id));
+    }
+    let note_of = [OURS, action, "invoice", &id.0];
+    note(savepoint, note_of, &details.to_string(), now)
+}
+
+/// A row that matters.
+pub struct Note {
+    pub action: String,
+    pub target: String,
+    pub details: Value,
+    pub at: String,
+    is_ours: bool,
+}
+
+fn read_note(row: &Row) -> Note {
+    let text = |column| row.get::<_, String>(column).unwrap_or_default();
+    Note {
+        action: text("action"),
+        target: text("target_id"),
+        details: serde_json::from_str(&text("details_json")).unwrap_or_default(),
+        at: text("occurred_at"),
+        is_ours: text("actor_kind") == OURS,
+    }
+}
+
+/// What was read of it.
+#[derive(Default)]
+pub struct Log {
+    /// The newest row that was there; None before the first reading.
+    read_to: Option<i64>,
+    past: HashMap<InvoiceId, Past>,
+    /// Licenses that this program issued and someone deleted, by their invoices.
+    lost: HashMap<InvoiceId, Deletion>,
+    pub keysat: keysat::Trail,
+}
+
+impl Log {
+    pub fn is_read(&self) -> bool {
+        self.read_to.is_some()
+    }
+
+    /// Reads it, if it was not read yet.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn read_once(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if self.is_read() {
+            return Ok(());
+        }
+        self.read_on(connection)
+    }
+
+    /// Reads what has come since. Never in a transaction that has written to the log: it may be
+    /// undone.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::read_once`].
+    pub fn read_on(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let newest = connection
+            .prepare_cached(NEWEST_ROW)?
+            .query_row([], |row| row.get(0))?;
+        let read_to = self.read_to.unwrap_or(i64::MIN);
+        if read_to == newest {
+            return Ok(());
+        }
+        let mut statement = connection.prepare_cached(&query())?;
+        let mut rows = statement.query([read_to])?;
+        while let Some(row) = rows.next()? {
+            self.add(read_note(row));
+        }
+        self.read_to = Some(newest);
+        Ok(())
+    }
+
+    fn add(&mut self, note: Note) {
+        if !note.is_ours {
+            self.keysat.add(note);
+            return;
+        }
+        let invoice = note.details.get("invoice_id").and_then(Value::as_str);
+        let Some(invoice) = invoice.map(|id| InvoiceId(id.into())) else {
+            return;
+        };
+        if note.action == LICENSE_ISSUED {
+            let Note {
+                action, target, at, ..
+            } = note;
+            self.lost.insert(invoice, Deletion { action, target, at });
+            return;
+        }
+        // A time that cannot be read is long ago.
+        let at = unix_seconds(&note.at).unwrap_or_default();
+        let past = self.past.entry(invoice).or_default();
+        past.add(&note.action, &note.details, at);
+    }
+
+    /// What was noted of this invoice.
+    pub fn past(&self, id: &InvoiceId) -> Past {
+        self.past.get(id).cloned().unwrap_or_default()
+    }
+
+    /// The invoices of which something is open, and those that were acknowledged if they are `wanted`;
+    /// in the order of their ids.
+    pub fn noted(&self, acknowledged_too: bool) -> Vec<InvoiceId> {
+        let is_noted =
+            |past: &Past| !past.open.is_empty() || acknowledged_too && past.acknowledged.is_some();
+        let noted = self.past.iter().filter(|(_, past)| is_noted(past));
+        let mut ids: Vec<InvoiceId> = noted.map(|(id, _)| id.clone()).collect();
+        ids.sort_by(|one, other| one.0.cmp(&other.0));
+        ids
+    }
+
+    /// The license that this program issued for the invoice, and that is gone.
+    pub fn lost_license(&self, id: &InvoiceId) -> Option<&Deletion> {
+        self.lost.get(id)
+    }
+}
+
+/// The rows that matter, after a given one. Of the licenses that this program issued only those that
+/// are gone.
+pub fn query() -> String {
+    let quoted = |actions: &[&str]| format!("'{}'", actions.join("', '"));
+    format!(
+        "SELECT actor_kind, action, target_id, details_json, occurred_at
+           FROM audit_log
+          WHERE rowid > ?1
+            AND action IN ({}, {}, '{LICENSE_ISSUED}')
+            AND CASE action
+                  WHEN '{LICENSE_ISSUED}'
+                  THEN actor_kind = '{OURS}'
+                       AND NOT EXISTS (SELECT 1 FROM licenses WHERE id = audit_log.target_id)
+                  ELSE 1
+                END
+          ORDER BY rowid",
+        quoted(&attention::ACTIONS),
+        quoted(&keysat::ACTIONS)
     )
 }

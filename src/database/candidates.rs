@@ -1,6 +1,8 @@
 //! Which invoices may be out of date.
 
-use anyhow::{Result, ensure};
+use std::collections::HashSet;
+
+use anyhow::{Result, anyhow, ensure};
 use log::trace;
 use rusqlite::{Connection, Row, Statement, named_params, params};
 
@@ -10,21 +12,28 @@ use super::invoice_row::{read_invoice, readable_time};
 use super::keysat;
 use super::row::{column_value, shown};
 use crate::decide::is_complete;
-use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, Purpose};
+use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, License, LocalStatus, Purpose};
 
 /// How long, in seconds, the service gets to finish an invoice that it has just settled or closed.
-const GRACE_SECONDS: i64 = 60;
+pub const GRACE_SECONDS: i64 = 60;
 
 /// How many older pending invoices a run looks up.
 const MOST_OLDER: u32 = 500;
+
+/// How many invoices of which something was noted it looks up.
+const MOST_NOTED: usize = 500;
 
 /// Which invoices are in question.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     /// Unix seconds; invoices created earlier are out of the window.
     pub since: i64,
-    /// Whether expired and invalid invoices are candidates too.
+    /// Whether expired and invalid invoices, and complete sales, are candidates too.
     pub recheck: bool,
+    /// Whether invoices of which something was noted are listed, whatever the window.
+    pub noted: bool,
+    /// And those that a person acknowledged.
+    pub acknowledged: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +46,11 @@ pub struct Listing {
     /// room for, from a random place to the newest and then from the oldest, so that repeated runs
     /// reach all of them. Each part is oldest first.
     pub older: [Vec<Invoice>; 2],
+    /// Others of which something was noted that is not over: as many as there is room for, from a
+    /// random one on. Oldest first.
+    pub noted: Vec<Invoice>,
+    /// Invoices of which something was noted, and that are no longer there, or the service's alone.
+    pub gone: Vec<InvoiceId>,
     pub unreadable: Vec<Unreadable>,
     /// Pending invoices created before the window.
     pub out_of_window: u32,
@@ -93,7 +107,7 @@ SELECT *
          UNION
          SELECT id FROM invoices
           WHERE :recheck
-            AND status IN ('expired', 'invalid')
+            AND status IN ('settled', 'expired', 'invalid')
             AND created_at >= date(:since, 'unixepoch', '-1 day')
 
          UNION
@@ -146,6 +160,16 @@ SELECT *
  ORDER BY created_seconds DESC
  LIMIT 1";
 
+// As for candidates, the service gets to finish what it has just settled.
+const NOTED: &str = "
+SELECT *,
+       status IN ('pending', 'settled', 'expired', 'invalid') AS is_of_the_contract,
+       status = 'settled'
+         AND updated_seconds > :untouched_since
+         AND updated_seconds <= :now + 600                    AS was_just_touched
+  FROM invoice_rows
+ WHERE id = :id";
+
 const FIND: &str = "
 SELECT *
   FROM invoice_rows
@@ -153,7 +177,7 @@ SELECT *
  LIMIT 2";
 
 #[cfg(test)]
-pub const QUERIES: [&str; 4] = [CANDIDATES, OUT_OF_WINDOW, OLDER, FIND];
+pub const QUERIES: [&str; 6] = [CANDIDATES, OUT_OF_WINDOW, OLDER, NEWEST_PAID, NOTED, FIND];
 
 impl Database {
     /// The invoices that may be out of date, in one read.
@@ -172,6 +196,8 @@ impl Database {
             candidates: Vec::new(),
             free: Vec::new(),
             older: [Vec::new(), Vec::new()],
+            noted: Vec::new(),
+            gone: Vec::new(),
             unreadable: Vec::new(),
             other_provider: 0,
             out_of_window: read.query_row(OUT_OF_WINDOW, [window.since], |row| row.get(0))?,
@@ -203,6 +229,9 @@ impl Database {
         }
         drop(rows);
         drop(statement);
+        if window.noted {
+            self.list_noted(&read, window.acknowledged, &mut listing)?;
+        }
         // A rollback would empty the temporary tables that were filled.
         read.commit()?;
         Ok(listing)
@@ -223,26 +252,39 @@ impl Database {
         find().map_err(|error| explain(&error, "read an invoice of", &self.path))
     }
 
-    /// The invoices of this id, the service's or BTCPay's; two at most. One that cannot be sold in our
-    /// store is [`Unreadable`] too.
+    /// The invoice of this id, the service's or BTCPay's. One that cannot be sold in our store is
+    /// [`Unreadable`], and so is an id of no invoice, or of two.
     ///
     /// # Errors
     ///
     /// As of [`Self::candidates`].
-    pub fn find(&self, id: &str) -> Result<Vec<Result<Invoice, Unreadable>>> {
+    pub fn find(&self, id: &str) -> Result<Result<Invoice, Unreadable>> {
         let find = || {
             let mut statement = self.connection.prepare(FIND)?;
             let mut rows = statement.query([id])?;
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
-                found.push(match read_sold(row) {
+                found.push(match self.read_sold(row) {
                     Ok(invoice) => Ok(invoice),
                     Err(error) => Err(unreadable(row, error)?),
                 });
             }
             Ok(found)
         };
-        find().map_err(|error| explain(&error, "read an invoice of", &self.path))
+        let mut found =
+            find().map_err(|error| explain(&error, "read an invoice of", &self.path))?;
+        let why = match found.len() {
+            0 => "no invoice has this id",
+            _ => "several invoices have this id. Give the other one of the two ids",
+        };
+        Ok(match (found.pop(), found.is_empty()) {
+            (Some(one), true) => one,
+            _ => Err(Unreadable {
+                id: InvoiceId(id.into()),
+                btcpay_id: BtcpayInvoiceId(id.into()),
+                error: anyhow!(why),
+            }),
+        })
     }
 
     fn list_older(
@@ -272,24 +314,113 @@ impl Database {
     }
 }
 
-/// Reads an invoice whose license may be issued if BTCPay Server says so, or if it was free.
-fn read_sold(row: &Row) -> Result<Invoice> {
-    let is_ours: Option<bool> = column_value(row, "is_ours")?;
-    let invoice = read_invoice(row)?;
-    if invoice.btcpay_id.is_free() {
-        ensure!(
-            invoice.status == LocalStatus::Settled,
-            "it was free, and the service calls it {}, not settled",
-            invoice.status.word()
-        );
-        ensure_free(&invoice)?;
-    } else {
-        ensure!(
-            is_ours != Some(false),
-            "it is of another payment provider or store. Set --btcpay-url and --store-id to its own"
-        );
+impl Database {
+    fn list_noted(
+        &self,
+        read: &Connection,
+        acknowledged_too: bool,
+        listing: &mut Listing,
+    ) -> rusqlite::Result<()> {
+        let mut log = self.log.borrow_mut();
+        log.read_once(read)?;
+        let mut ids = log.noted(acknowledged_too);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let listed: HashSet<&InvoiceId> = listing
+            .candidates
+            .iter()
+            .chain(&listing.free)
+            .chain(listing.older.iter().flatten())
+            .map(|invoice| &invoice.id)
+            .chain(listing.unreadable.iter().map(|unreadable| &unreadable.id))
+            .collect();
+        ids.retain(|id| !listed.contains(id));
+        let first = fastrand::usize(..ids.len().max(1));
+        ids.rotate_left(first);
+        drop(log);
+        let mut statement = read.prepare(NOTED)?;
+        for id in ids {
+            if listing.noted.len() == MOST_NOTED {
+                break;
+            }
+            let mut rows = statement.query(named_params! {
+                ":id": id.0,
+                ":now": self.clock.now,
+                ":untouched_since": self.clock.now - GRACE_SECONDS,
+            })?;
+            let Some(row) = rows.next()? else {
+                listing.gone.push(id);
+                continue;
+            };
+            match self.read_noted(row) {
+                Ok(Noted::ToLookUp(invoice)) => listing.noted.push(invoice),
+                Ok(Noted::Free(invoice)) => listing.free.push(invoice),
+                Ok(Noted::Gone) => listing.gone.push(id),
+                Ok(Noted::Skipped) => {}
+                Err(error) => listing.unreadable.push(unreadable(row, error)?),
+            }
+        }
+        listing
+            .noted
+            .sort_by(|one, other| (one.created, &one.id.0).cmp(&(other.created, &other.id.0)));
+        Ok(())
     }
-    Ok(invoice)
+
+    fn read_noted(&self, row: &Row) -> Result<Noted> {
+        if !column_value::<bool>(row, "is_of_the_contract")? {
+            return Ok(Noted::Gone);
+        }
+        let is_free = BtcpayInvoiceId(shown(row.get_ref("btcpay_invoice_id")?)).is_free();
+        let is_ours: Option<bool> = column_value(row, "is_ours")?;
+        let was_just_touched = column_value::<Option<bool>>(row, "was_just_touched")?;
+        if was_just_touched == Some(true) || is_ours == Some(false) && !is_free {
+            return Ok(Noted::Skipped);
+        }
+        let invoice = self.with_history(read_invoice(row)?)?;
+        Ok(if is_free {
+            Noted::Free(invoice)
+        } else {
+            Noted::ToLookUp(invoice)
+        })
+    }
+
+    fn with_history(&self, mut invoice: Invoice) -> Result<Invoice> {
+        let keysat = self.keysat.as_ref();
+        keysat::fill_in_applied(&mut invoice, keysat, &self.connection, self.clock)?;
+        Ok(invoice)
+    }
+}
+
+enum Noted {
+    ToLookUp(Invoice),
+    Free(Invoice),
+    /// Its row is no longer there, or has a status outside the contract.
+    Gone,
+    /// Of another payment provider, or not to be looked at now.
+    Skipped,
+}
+
+impl Database {
+    /// Reads an invoice of our store, or one that was free.
+    fn read_sold(&self, row: &Row) -> Result<Invoice> {
+        let is_ours: Option<bool> = column_value(row, "is_ours")?;
+        let invoice = self.with_history(read_invoice(row)?)?;
+        if invoice.btcpay_id.is_free() {
+            ensure!(
+                invoice.status == LocalStatus::Settled,
+                "it was free, and the service calls it {}, not settled",
+                invoice.status.word()
+            );
+            ensure_free(&invoice)?;
+        } else {
+            ensure!(
+                is_ours != Some(false),
+                "it is of another payment provider or store. Set --btcpay-url and --store-id to its own"
+            );
+        }
+        Ok(invoice)
+    }
 }
 
 fn unreadable(row: &Row, error: anyhow::Error) -> rusqlite::Result<Unreadable> {
@@ -316,7 +447,7 @@ impl Database {
         if is_ours == Some(false) && !is_free {
             return Ok(Candidate::OtherProvider);
         }
-        let mut invoice = read_invoice(row)?;
+        let invoice = read_invoice(row)?;
         let touched_matters = match invoice.status {
             LocalStatus::Pending => false,
             LocalStatus::Settled => true,
@@ -325,13 +456,16 @@ impl Database {
         if touched_matters {
             readable_time(row, "updated_at", "updated_seconds")?;
         }
-        keysat::fill_in_applied(
-            &mut invoice,
-            self.keysat.as_ref(),
-            &self.connection,
-            self.clock,
-        )?;
-        if invoice.status == LocalStatus::Settled && is_complete(&invoice) {
+        let invoice = self.with_history(invoice)?;
+        let is_complete = invoice.status == LocalStatus::Settled && is_complete(&invoice);
+        let is_in_use = matches!(
+            invoice.license,
+            License::Issued {
+                is_active: true,
+                ..
+            }
+        );
+        if is_complete && (!recheck || is_free || !is_in_use) {
             Ok(Candidate::Complete)
         } else if is_free {
             free(invoice)

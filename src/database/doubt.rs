@@ -4,6 +4,8 @@
 use anyhow::Result;
 use rusqlite::{Connection, Row};
 
+use super::audit::Log;
+use super::clock::Clock;
 use super::invoice_row::unix_seconds;
 use super::keysat::Keysat;
 use super::row::{column_value, one};
@@ -35,7 +37,8 @@ pub fn view(views: &Views) -> String {
                    WHERE likelihood(gift.invoice_id IS NULL, 0.01)
                      AND +gift.product_id = invoices.product_id
                      AND gift.buyer_email = invoices.buyer_email COLLATE NOCASE
-                     AND ({issued} < {created}) IS NOT TRUE
+                     -- A sale that claims to be of the future says nothing of when it was made.
+                     AND ({issued} < min({created}, unixepoch('now'))) IS NOT TRUE
                    LIMIT 1
                 ) END               AS license_by_hand_id
            FROM main.invoices"
@@ -74,7 +77,9 @@ fn read_references(row: &Row) -> Result<References> {
 pub fn doubts(
     connection: &Connection,
     keysat: Option<&Keysat>,
+    log: &Log,
     invoice: &Invoice,
+    clock: Clock,
 ) -> Result<Vec<Doubt>> {
     let mut doubts = Vec::new();
     let of_purchase = keysat.map(|keysat| keysat.doubt_of_purchase(connection, invoice));
@@ -87,8 +92,12 @@ pub fn doubts(
         doubts.push(Doubt::ProductMissing(found.product_id.clone()));
     }
     doubts.extend(found.license_by_hand.map(Doubt::LicenseByHand));
-    let deletion = keysat.map(|keysat| keysat.deletion(connection, invoice, &found.product_id));
-    doubts.extend(deletion.transpose()?.flatten().map(Doubt::LicenseDeleted));
+    let lost = log.lost_license(&invoice.id).cloned();
+    let deletion = match (lost, keysat) {
+        (None, Some(keysat)) => keysat.deletion(connection, invoice, &found.product_id, clock)?,
+        (lost, _) => lost,
+    };
+    doubts.extend(deletion.map(Doubt::LicenseDeleted));
     let missing = found.policy_id.filter(|_| !found.policy_exists);
     doubts.extend(missing.map(Doubt::PolicyMissing));
     Ok(doubts)

@@ -18,7 +18,7 @@ SELECT lower(tables.name) AS table_name,
   JOIN pragma_index_list(tables.name) AS list
   LEFT JOIN sqlite_schema AS own ON own.type = 'index' AND own.name = list.name
  WHERE tables.type = 'table'
-   AND lower(tables.name) IN ('invoices', 'licenses', 'discount_redemptions')
+   AND lower(tables.name) IN ('invoices', 'licenses', 'discount_redemptions', 'audit_log')
  ORDER BY tables.rowid, own.rowid";
 
 struct Index {

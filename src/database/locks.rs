@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use rusqlite::Connection;
 
+use super::errors::explain;
 use super::{Database, WriteError, Writing};
 use crate::stop::Deadline;
 
@@ -107,6 +108,12 @@ impl Database {
         write: impl Fn(&mut Writing, &Item) -> Result<Outcome, WriteError>,
         mut written: impl FnMut(Vec<(Item, Result<Outcome>)>) -> Result<()>,
     ) -> Result<()> {
+        if !items.is_empty() {
+            // Not under the lock: it may be long.
+            let mut log = self.log.borrow_mut();
+            log.read_once(&self.connection)
+                .map_err(|error| explain(&error, "read", &self.path))?;
+        }
         let mut at_most = items.len();
         let mut locked_since = None;
         while !items.is_empty() {

@@ -16,6 +16,7 @@ mod candidates;
 mod clock;
 mod contract;
 mod doubt;
+mod drift;
 mod errors;
 mod indexes;
 mod invoice_row;
@@ -26,19 +27,23 @@ mod open;
 mod redemption;
 mod row;
 mod views;
+mod whole;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use rusqlite::Connection;
 
-pub use candidates::Window;
+pub use candidates::{Unreadable, Window};
 pub use write::{WriteError, Writing};
 
 use crate::stop::Deadline;
+use audit::Log;
 use clock::Clock;
 use keysat::Keysat;
 use locks::{Turns, Waiting};
@@ -62,4 +67,5 @@ pub struct Database {
     clock: Clock,
     turns: Turns,
     keysat: Option<Keysat>,
+    log: Rc<RefCell<Log>>,
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use log::{Level, info, log_enabled};
@@ -62,7 +63,8 @@ impl Database {
             .map_err(unreadable)?;
         prepare(&connection).map_err(unreadable)?;
         check_contract(&connection, access, path)?;
-        let keysat = Keysat::recognize(&connection).map_err(unreadable)?;
+        let log = Rc::default();
+        let keysat = Keysat::recognize(&connection, Rc::clone(&log)).map_err(unreadable)?;
         let mut views = Views::of_the_contract(&connection).map_err(unreadable)?;
         if let Some(keysat) = &keysat {
             let missing = keysat.missing();
@@ -108,6 +110,7 @@ impl Database {
             },
             turns: Turns::new(),
             keysat,
+            log,
         })
     }
 }

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::views::Views;
-use super::{Access, Database, WriteError, candidates, doubt, license, redemption, write};
+use super::{Access, Database, WriteError, audit, candidates, doubt, license, redemption, write};
 use crate::decide::Change;
 use crate::invoice::{InvoiceId, Missing, Store};
 use crate::stop::Deadline;
@@ -77,7 +77,7 @@ fn full_disk_stops_the_run_and_changes_nothing() {
     let (invoice, _) = writing.reread(&InvoiceId("a".into())).unwrap().unwrap();
     // At some point the audit log needs another page.
     let refused = (0..1_000)
-        .find_map(|_| writing.write(&invoice, &settle).err())
+        .find_map(|_| writing.write(&invoice, Some(&settle), |_| Vec::new()).err())
         .unwrap();
     let WriteError::Database(error) = refused else {
         panic!("{refused:?}");
@@ -98,6 +98,8 @@ fn no_query_scans_invoices_or_licenses() {
         .chain(&license::QUERIES)
         .chain(&redemption::QUERIES)
         .chain(&doubt::QUERIES)
+        .copied()
+        .chain([audit::query().as_str()])
     {
         let plan = plan(sql, "");
         // Only the index of pending redemptions is meant to be read from end to end.

@@ -1,5 +1,6 @@
 //! One invoice's change: all of it or nothing.
 
+use std::cell::RefCell;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -7,6 +8,7 @@ use rusqlite::{Connection, Savepoint, Transaction, TransactionBehavior, named_pa
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::audit::Log;
 use super::clock::Clock;
 use super::doubt::doubts;
 use super::errors::{concerns_the_file, explain, is_interrupted, is_locked, refused};
@@ -16,6 +18,7 @@ use super::license::LicenseRow;
 use super::redemption::RedemptionChange;
 use super::row::{column_value, execute_one, one};
 use super::{Access, Database, audit};
+use crate::attention::{NoteRow, Past};
 use crate::decide::{Change, Doubt, Issue, Written};
 use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus, Missing, Sale};
 
@@ -52,6 +55,7 @@ pub struct Writing<'database> {
     access: Access,
     path: &'database Path,
     keysat: Option<&'database Keysat>,
+    log: &'database RefCell<Log>,
     clock: Clock,
     now: String,
 }
@@ -77,6 +81,23 @@ impl Database {
         reread(&self.connection, self.keysat.as_ref(), self.clock, id)
     }
 
+    /// What was noted of an invoice when the log was last read.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read.
+    pub fn past(&self, id: &InvoiceId) -> Result<Past> {
+        let mut log = self.log.borrow_mut();
+        log.read_once(&self.connection)
+            .map_err(|error| explain(&error, "read", &self.path))?;
+        Ok(log.past(id))
+    }
+
+    /// Whether the log was read.
+    pub fn knows_the_past(&self) -> bool {
+        self.log.borrow().is_read()
+    }
+
     /// Begins a transaction; in a dry run, one that only reads.
     pub(super) fn begin(&mut self) -> Result<Writing<'_>> {
         let unavailable = |error| explain(&error, "write to", &self.path);
@@ -87,11 +108,16 @@ impl Database {
         let transaction = self.connection.transaction_with_behavior(behavior);
         let transaction = transaction.map_err(unavailable)?;
         self.waiting.has_lock(self.access == Access::Write);
+        let log = &*self.log;
+        log.borrow_mut()
+            .read_on(&transaction)
+            .map_err(unavailable)?;
         Ok(Writing {
             transaction,
             access: self.access,
             path: &self.path,
             keysat: self.keysat.as_ref(),
+            log,
             clock: self.clock,
             now: self
                 .clock
@@ -112,15 +138,26 @@ impl Writing<'_> {
         reread(&self.transaction, self.keysat, self.clock, id).map_err(|error| self.classify(error))
     }
 
-    /// Writes `change` of `invoice`, which [`Self::reread`] gave; in a dry run, does all but write.
+    /// Writes `change` of `invoice`, which [`Self::reread`] gave, and then the audit rows of what that
+    /// leaves to a person, each an action and its own details; in a dry run, does all but write.
     ///
     /// # Errors
     ///
     /// A row that it needs does not fit the contract, or the database refuses a row. Nothing of this
     /// invoice is written then.
-    pub fn write(&mut self, invoice: &Invoice, change: &Change) -> Result<Written, WriteError> {
-        self.try_to_write(invoice, change)
+    pub fn write(
+        &mut self,
+        invoice: &Invoice,
+        change: Option<&Change>,
+        notes: impl FnOnce(Option<&Written>) -> Vec<NoteRow>,
+    ) -> Result<Option<Written>, WriteError> {
+        self.try_to_write(invoice, change, notes)
             .map_err(|error| self.classify(error))
+    }
+
+    /// What was noted of an invoice until the transaction began.
+    pub fn past(&self, id: &InvoiceId) -> Past {
+        self.log.borrow().past(id)
     }
 
     /// Why the license that a decision gives for `invoice` may not be owed: what weighs most first.
@@ -129,21 +166,59 @@ impl Writing<'_> {
     ///
     /// A row that could tell does not fit the contract.
     pub fn doubts(&self, invoice: &Invoice) -> Result<Vec<Doubt>, WriteError> {
-        doubts(&self.transaction, self.keysat, invoice).map_err(|error| self.classify(error))
+        let log = self.log.borrow();
+        doubts(&self.transaction, self.keysat, &log, invoice, self.clock)
+            .map_err(|error| self.classify(error))
     }
 
-    fn try_to_write(&mut self, invoice: &Invoice, change: &Change) -> Result<Written> {
-        let plan = self.plan(invoice, change)?;
+    fn try_to_write(
+        &mut self,
+        invoice: &Invoice,
+        change: Option<&Change>,
+        notes: impl FnOnce(Option<&Written>) -> Vec<NoteRow>,
+    ) -> Result<Option<Written>> {
+        let plan = change
+            .map(|change| self.plan(invoice, change))
+            .transpose()?;
         match self.access {
-            Access::Read => Ok(plan.written(invoice)),
+            Access::Read => {
+                let written = plan.map(|plan| plan.written(invoice));
+                notes(written.as_ref());
+                Ok(written)
+            }
             Access::Write => {
-                let keysat = self.keysat;
+                let (keysat, now) = (self.keysat, &self.now);
                 let savepoint = self.transaction.savepoint()?;
-                let written = plan.write(&savepoint, invoice, keysat, &self.now)?;
+                let written = plan
+                    .map(|plan| plan.write(&savepoint, invoice, keysat, now))
+                    .transpose()?;
+                let btcpay_id = Some(&invoice.btcpay_id);
+                for row in notes(written.as_ref()) {
+                    audit::note_of_invoice(&savepoint, &invoice.id, btcpay_id, row, now)?;
+                }
                 savepoint.commit()?;
                 Ok(written)
             }
         }
+    }
+
+    /// Writes audit rows of an invoice that is gone.
+    ///
+    /// # Errors
+    ///
+    /// The database refuses one. None is written then.
+    pub fn note(&mut self, id: &InvoiceId, rows: Vec<NoteRow>) -> Result<(), WriteError> {
+        if self.access == Access::Read {
+            return Ok(());
+        }
+        let write = || -> Result<()> {
+            let savepoint = self.transaction.savepoint()?;
+            for row in rows {
+                audit::note_of_invoice(&savepoint, id, None, row, &self.now)?;
+            }
+            Ok(savepoint.commit()?)
+        };
+        write().map_err(|error| self.classify(error))
     }
 
     /// Reads and checks everything that `change` needs.
@@ -302,7 +377,7 @@ impl Plan {
                 if let (Some(fields), Some((name, value))) = (details.as_object_mut(), more) {
                     fields.insert(name.into(), value);
                 }
-                let note = ["reconcile", action, target_kind, target_id];
+                let note = [audit::OURS, action, target_kind, target_id];
                 audit::note(savepoint, note, &details.to_string(), now)
             };
         if written.from != written.to {

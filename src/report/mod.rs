@@ -3,8 +3,12 @@
 //! about it.
 
 mod advice;
+mod block;
+mod drift;
 mod escape;
 mod json;
+mod named;
+mod paid;
 pub mod stderr;
 mod table;
 mod text;
@@ -12,14 +16,18 @@ mod text;
 use std::io::{self, BufWriter, Write};
 
 use jiff::Timestamp;
-use log::{error, warn};
+use log::error;
+use reqwest::Url;
 use serde::Serialize;
 
 use crate::decide::{Attention, Written};
 use crate::invoice::{
-    BtcpayInvoiceId, Invoice, InvoiceId, LicenseId, LocalStatus, RedemptionStatus, Sale, Store,
+    Answer, BtcpayInvoiceId, BtcpayStatus, CountDrift, Invoice, InvoiceId, LicenseId, LocalStatus,
+    Payment, RedemptionStatus, Sale,
 };
 use crate::stop::Signal;
+use advice::Advice;
+pub use named::Named;
 
 /// Its fields are those of `--format json`: they may be added to, never removed.
 #[derive(Debug, Serialize)]
@@ -29,7 +37,18 @@ pub struct Report {
     pub checked: u64,
     pub changes: Vec<Changed>,
     pub attention: Vec<NeedsAttention>,
+    /// What needed attention and is over.
+    pub resolved: Vec<Resolved>,
+    /// What a person acknowledges in this run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub acknowledged: Vec<Acknowledged>,
     pub failures: Vec<Failed>,
+    /// Those that a person named.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub invoices: Vec<Named>,
+    /// Discount codes whose count is wrong; looked for by a dry run and a recheck.
+    #[serde(serialize_with = "drift::serialize")]
+    pub count_drift: Vec<CountDrift>,
     /// Pending invoices too old to be looked up.
     pub out_of_window: u32,
     /// Invoices of another payment provider, which are not looked up.
@@ -52,9 +71,9 @@ pub struct Report {
     /// Where each change is printed as it happens, if it is.
     #[serde(skip)]
     live: Option<Live>,
-    /// Whose pages are linked.
+    /// Where a person opens BTCPay Server.
     #[serde(skip)]
-    store: Store,
+    public_url: Url,
 }
 
 /// stdout, for lines that go out while the run goes on.
@@ -110,10 +129,87 @@ pub struct NeedsAttention {
     pub detail: String,
     /// The invoice's page in BTCPay Server, if it has one.
     pub url: Option<String>,
+    /// When it was noted, or acknowledged.
+    pub since: Option<Timestamp>,
+    /// Whether a person knows, so that it is told no more.
+    pub acknowledged: bool,
+    /// None if BTCPay Server was not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payments: Option<Vec<PaymentJson>>,
     #[serde(flatten)]
     pub sale: Sale,
     #[serde(skip)]
-    status: LocalStatus,
+    advice: Advice,
+    #[serde(skip)]
+    attention: Attention,
+    #[serde(skip)]
+    invoice: Invoice,
+    #[serde(skip)]
+    answer: Option<Answer>,
+    #[serde(skip)]
+    telling: Telling,
+}
+
+#[derive(Debug, Serialize)]
+struct PaymentJson {
+    received_at: Option<Timestamp>,
+    amount: String,
+    fee: String,
+    currency: String,
+    confirmed: bool,
+}
+
+/// Why something that needs attention is in the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// Noted by this run, at this Unix second; None in a dry run, which notes nothing.
+    New(Option<i64>),
+    /// Noted at this Unix second, and due to be told again.
+    Again(i64),
+    /// Noted at this Unix second, and not due.
+    Standing(i64),
+    /// Acknowledged at this Unix second.
+    Acknowledged(i64),
+}
+
+impl Telling {
+    fn since(self) -> Option<i64> {
+        match self {
+            Self::New(since) => since,
+            Self::Again(since) | Self::Standing(since) | Self::Acknowledged(since) => Some(since),
+        }
+    }
+
+    const fn is_acknowledged(self) -> bool {
+        match self {
+            Self::Acknowledged(_) => true,
+            Self::New(_) | Self::Again(_) | Self::Standing(_) => false,
+        }
+    }
+
+    const fn is_due(self) -> bool {
+        match self {
+            Self::New(_) | Self::Again(_) => true,
+            Self::Standing(_) | Self::Acknowledged(_) => false,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Resolved {
+    pub invoice_id: InvoiceId,
+    /// None if the database does not have the invoice any more.
+    pub btcpay_invoice_id: Option<BtcpayInvoiceId>,
+    pub reason: Box<str>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Acknowledged {
+    pub invoice_id: InvoiceId,
+    pub btcpay_invoice_id: BtcpayInvoiceId,
+    pub status: LocalStatus,
+    /// None if the store does not have the invoice.
+    pub btcpay_status: Option<BtcpayStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -149,15 +245,19 @@ pub struct Reader {
 }
 
 impl Report {
-    /// An empty report of a run against `store`, which is `live` if each change is to be printed as it
-    /// happens.
-    pub fn new(dry_run: bool, store: Store, live: bool) -> Self {
+    /// An empty report of a run, which is `live` if each change is to be printed as it happens. A person
+    /// opens BTCPay Server at `public_url`.
+    pub fn new(dry_run: bool, public_url: Url, live: bool) -> Self {
         Self {
             dry_run,
             checked: 0,
             changes: Vec::new(),
             attention: Vec::new(),
+            resolved: Vec::new(),
+            acknowledged: Vec::new(),
             failures: Vec::new(),
+            invoices: Vec::new(),
+            count_drift: Vec::new(),
             out_of_window: 0,
             other_provider: 0,
             not_in_store: 0,
@@ -170,14 +270,14 @@ impl Report {
                 stdout: BufWriter::new(anstream::stdout()),
                 error: None,
             }),
-            store,
+            public_url,
         }
     }
 
-    pub fn changed(&mut self, invoice: Invoice, sale: Sale, written: Written) {
+    pub fn changed(&mut self, invoice: &Invoice, sale: Sale, written: Written) {
         let change = Changed {
-            invoice_id: invoice.id,
-            btcpay_invoice_id: invoice.btcpay_id,
+            invoice_id: invoice.id.clone(),
+            btcpay_invoice_id: invoice.btcpay_id.clone(),
             from: written.from,
             to: written.to,
             license_issued: written.license_issued,
@@ -201,16 +301,88 @@ impl Report {
         }
     }
 
-    pub fn needs_attention(&mut self, invoice: &Invoice, sale: Sale, attention: &Attention) {
+    /// Something about `invoice`, of which BTCPay Server says `answer`.
+    pub fn needs_attention(
+        &mut self,
+        invoice: &Invoice,
+        answer: Option<&Answer>,
+        sale: Sale,
+        attention: Attention,
+        telling: Telling,
+    ) {
+        let advice = advice::advice(&attention, invoice, answer, None);
         self.attention.push(NeedsAttention {
             invoice_id: invoice.id.clone(),
             btcpay_invoice_id: invoice.btcpay_id.clone(),
             reason: attention.reason(),
-            detail: advice::detail(attention, invoice),
-            url: advice::page(&invoice.btcpay_id, &self.store.url),
+            detail: advice.detail(),
+            url: advice::page(&invoice.btcpay_id, &self.public_url),
+            since: telling
+                .since()
+                .and_then(|at| Timestamp::from_second(at).ok()),
+            acknowledged: telling.is_acknowledged(),
+            payments: None,
             sale,
-            status: invoice.status,
+            advice,
+            attention,
+            invoice: invoice.clone(),
+            answer: answer.cloned(),
+            telling,
         });
+    }
+
+    /// What is told about money, most urgent first once sorted.
+    pub fn about_money(&mut self) -> impl Iterator<Item = &mut NeedsAttention> {
+        let shows_all = self.shows_all();
+        self.attention.iter_mut().filter(move |item| {
+            (shows_all || item.telling.is_due()) && paid::is_about_money(&item.attention)
+        })
+    }
+
+    /// Whether what is not due is shown too.
+    fn shows_all(&self) -> bool {
+        self.dry_run || self.live.is_none()
+    }
+
+    /// How much of what needs attention is told in text: all that is not acknowledged in a dry run, and
+    /// else what is due.
+    fn shown(&self) -> u64 {
+        let is_shown = |item: &&NeedsAttention| {
+            item.telling.is_due() || self.dry_run && !item.telling.is_acknowledged()
+        };
+        self.attention.iter().filter(is_shown).count() as u64
+    }
+
+    /// A person acknowledges what stands of this invoice.
+    pub fn acknowledged(&mut self, invoice: &Invoice, btcpay_status: Option<BtcpayStatus>) {
+        let acknowledged = Acknowledged {
+            invoice_id: invoice.id.clone(),
+            btcpay_invoice_id: invoice.btcpay_id.clone(),
+            status: invoice.status,
+            btcpay_status,
+        };
+        if let Some(live) = &mut self.live {
+            live.write(&text::acknowledged(&acknowledged));
+        }
+        self.acknowledged.push(acknowledged);
+    }
+
+    /// Something of this invoice is over.
+    pub fn resolved(
+        &mut self,
+        id: &InvoiceId,
+        btcpay_id: Option<&BtcpayInvoiceId>,
+        reason: Box<str>,
+    ) {
+        let resolved = Resolved {
+            invoice_id: id.clone(),
+            btcpay_invoice_id: btcpay_id.cloned(),
+            reason,
+        };
+        if let Some(live) = &mut self.live {
+            live.write(&text::resolved(&resolved));
+        }
+        self.resolved.push(resolved);
     }
 
     pub fn failed(&mut self, id: InvoiceId, btcpay_id: BtcpayInvoiceId, error: &anyhow::Error) {
@@ -229,14 +401,21 @@ impl Report {
         }
     }
 
-    /// Puts changes and what needs attention in order, the oldest first, in whatever order they were
-    /// looked up.
+    /// Puts changes in order, the oldest first, and what needs attention, the most urgent first, in
+    /// whatever order they were looked up.
     pub fn sort(&mut self) {
         self.changes.sort_by(|one, other| {
             order(&one.sale, &one.invoice_id).cmp(&order(&other.sale, &other.invoice_id))
         });
         self.attention.sort_by(|one, other| {
-            order(&one.sale, &one.invoice_id).cmp(&order(&other.sale, &other.invoice_id))
+            let order = |item: &'_ NeedsAttention| {
+                (
+                    advice::urgency(&item.attention),
+                    item.sale.created_at,
+                    item.invoice_id.0.clone(),
+                )
+            };
+            order(one).cmp(&order(other))
         });
     }
 
@@ -263,27 +442,25 @@ impl Report {
         }
     }
 
-    /// Logs what needs attention as warnings.
-    pub fn log_attention(&self) {
-        let (gone, others) = self.split_attention();
-        for item in others {
-            warn!(
-                "invoice {}: {}: {}",
-                item.invoice_id,
-                item.reason,
-                item.detail_and_link()
-            );
+    /// Says on stderr what is new of what needs attention, or due to be told again, for a reader at
+    /// Unix second `now` with a terminal of so many `columns` if it is one.
+    pub fn log_attention(&self, now: i64, columns: Option<usize>) {
+        /// More are not read.
+        const MOST: usize = 10;
+        let due = self.attention.iter().filter(|item| item.telling.is_due());
+        let blocks = block::blocks(&due.collect::<Vec<_>>(), now);
+        for (place, block) in blocks.iter().take(MOST).enumerate() {
+            if place > 0 {
+                stderr::say("");
+            }
+            stderr::say(&block.text(columns));
         }
-        if let Some((first, gone)) = gone.split_first() {
-            warn!("{}: {}", first.reason, not_in_btcpay(first, gone));
+        if blocks.len() > MOST {
+            stderr::say(&format!(
+                "\nand {} more: reconcile --dry-run",
+                blocks.len() - MOST
+            ));
         }
-    }
-
-    /// Unpaid invoices that the store does not have, of which there may be hundreds; and the rest.
-    fn split_attention(&self) -> (Vec<&NeedsAttention>, Vec<&NeedsAttention>) {
-        self.attention.iter().partition(|item| {
-            item.reason == Attention::NotInBtcpay.reason() && item.status != LocalStatus::Settled
-        })
     }
 
     /// Logs what failed as errors, those of one kind once.
@@ -318,28 +495,6 @@ impl Report {
     }
 }
 
-/// One item for all unpaid invoices that the store does not have.
-fn not_in_btcpay(first: &NeedsAttention, others: &[&NeedsAttention]) -> String {
-    /// So that the statements still fit a line.
-    const AT_ONCE: usize = 50;
-    let ids = || [first].into_iter().chain(others.iter().copied());
-    let ids: Vec<&InvoiceId> = ids().map(|item| &item.invoice_id).collect();
-    let count = match ids.len() {
-        1 => format!("invoice {}", first.invoice_id),
-        count => format!(
-            "{count} invoices (first: {})",
-            first_of(ids.iter().copied())
-        ),
-    };
-    let at_once = ids.get(..AT_ONCE).unwrap_or(&ids);
-    let rest = if at_once.len() < ids.len() {
-        format!(". This closes {AT_ONCE} of them; then run reconcile again")
-    } else {
-        String::new()
-    };
-    format!("{count}: {}{rest}", advice::not_in_btcpay(at_once))
-}
-
 /// The first three of some ids.
 fn first_of<'a>(ids: impl Iterator<Item = &'a InvoiceId>) -> String {
     let ids: Vec<&str> = ids.take(3).map(|id| &*id.0).collect();
@@ -351,10 +506,23 @@ fn order<'a>(sale: &Sale, id: &'a InvoiceId) -> (Option<Timestamp>, &'a str) {
 }
 
 impl NeedsAttention {
-    fn detail_and_link(&self) -> String {
-        match &self.url {
-            Some(url) => format!("{}: {url}", self.detail),
-            None => self.detail.clone(),
+    /// BTCPay Server says what was paid.
+    pub fn was_paid(&mut self, payments: Vec<Payment>) {
+        let (invoice, answer) = (&self.invoice, self.answer.as_ref());
+        self.advice = advice::advice(&self.attention, invoice, answer, Some(&payments));
+        self.detail = self.advice.detail();
+        self.payments = Some(payments.into_iter().map(PaymentJson::of).collect());
+    }
+}
+
+impl PaymentJson {
+    fn of(payment: Payment) -> Self {
+        Self {
+            received_at: Timestamp::from_second(payment.received).ok(),
+            amount: payment.amount.normalize().to_string(),
+            fee: payment.fee.normalize().to_string(),
+            currency: payment.currency,
+            confirmed: payment.confirmed,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! stderr: the log's lines and, in a terminal, how far a longer run is. The two share the screen.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use env_logger::{Target, WriteStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use log::Level;
+use log::{Level, warn};
 
 use super::escape;
 
@@ -30,6 +31,9 @@ pub fn start_log(filter: &str) {
         .write_style(style)
         .target(Target::Pipe(Box::new(AboveTheBar)))
         .format(|out, record| {
+            if record.target() == PLAIN {
+                return writeln!(out, "{}", record.args());
+            }
             let level = match record.level() {
                 Level::Error => "error",
                 Level::Warn => "warning",
@@ -42,6 +46,26 @@ pub fn start_log(filter: &str) {
             writeln!(out, "{style}{level}:{style:#} {line}")
         })
         .init();
+}
+
+/// The target of what is written as it is.
+const PLAIN: &str = "reconcile::plain";
+
+/// Writes lines that were made safe to print, unless warnings are silenced.
+pub fn say(lines: &str) {
+    warn!(target: PLAIN, "{lines}");
+}
+
+/// The width of stderr, if it is a terminal.
+pub fn columns() -> Option<usize> {
+    columns_of(io::stderr())
+}
+
+/// The width of a stream, if it is a terminal; 80 if that does not say.
+pub fn columns_of(stream: impl IsTerminal + AsFd) -> Option<usize> {
+    stream.is_terminal().then(|| {
+        terminal_size::terminal_size_of(stream).map_or(80, |(columns, _)| columns.0.into())
+    })
 }
 
 /// Whether a line could not be written.

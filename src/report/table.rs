@@ -10,12 +10,15 @@ use comfy_table::{
 use indicatif::HumanCount;
 use jiff::Timestamp;
 
+use super::block::blocks;
 use super::escape;
-use super::{Changed, NeedsAttention, Report, not_in_btcpay};
+use super::{Changed, Report};
 use crate::invoice::{LocalStatus, RedemptionStatus, Sale};
 
 /// Text that goes to no terminal could be of any width; lines are easier to read.
-const WIDEST_TEXT: usize = 100;
+pub const WIDEST_TEXT: usize = 100;
+
+pub const INDENT: &str = "  ";
 
 const HEADING: Style = Style::new().bold();
 const HEADER: Style = Style::new().dimmed();
@@ -79,21 +82,20 @@ pub fn write(
             .map(|change| Item::of_change(change, now));
         write_group(out, outcome.heading(), &items.collect::<Vec<_>>(), columns)?;
     }
-    let (gone, others) = report.split_attention();
-    let mut items: Vec<Item> = others
-        .iter()
-        .map(|item| Item::of_attention(item, now))
-        .collect();
-    if let Some((first, others)) = gone.split_first() {
-        items.push(Item {
-            advice: Some(escape::line(&format!(
-                "not in btcpay: {}",
-                not_in_btcpay(first, others)
-            ))),
-            ..Item::of_attention(first, now)
-        });
+    let (acknowledged, others): (Vec<_>, Vec<_>) =
+        report.attention.iter().partition(|item| item.acknowledged);
+    for (heading, items) in [("Needs attention", others), ("Acknowledged", acknowledged)] {
+        if items.is_empty() {
+            continue;
+        }
+        writeln!(out, "{HEADING}{heading} ({}){HEADING:#}", items.len())?;
+        for block in blocks(&items, now.as_second()) {
+            let width = columns.unwrap_or(WIDEST_TEXT).min(WIDEST_TEXT);
+            let text = block.text(Some(width.saturating_sub(INDENT.len())));
+            writeln!(out, "{}\n", textwrap::indent(&text, INDENT))?;
+        }
     }
-    write_group(out, "Needs attention", &items, columns)
+    Ok(())
 }
 
 struct Item {
@@ -101,7 +103,6 @@ struct Item {
     sale: [String; 4],
     id: String,
     discount: &'static str,
-    advice: Option<String>,
 }
 
 impl Item {
@@ -114,18 +115,6 @@ impl Item {
                 Some(RedemptionStatus::Cancelled) => "slot freed",
                 Some(RedemptionStatus::Pending) | None => "",
             },
-            advice: None,
-        }
-    }
-
-    fn of_attention(item: &NeedsAttention, now: Timestamp) -> Self {
-        let what_happened = item.reason.replace('_', " ");
-        let advice = format!("{what_happened}: {}", item.detail_and_link());
-        Self {
-            sale: cells(&item.sale, now),
-            id: escape::line(&item.invoice_id.0),
-            discount: "",
-            advice: Some(escape::line(&advice)),
         }
     }
 }
@@ -161,16 +150,6 @@ fn write_group(
         writeln!(out, "{}", line.trim_end())?;
         if !layout.id_in_row {
             writeln!(out, "    invoice {}", item.id)?;
-        }
-        if let Some(advice) = &item.advice {
-            let width = columns.unwrap_or(WIDEST_TEXT).min(WIDEST_TEXT);
-            let options = textwrap::Options::new(width)
-                .initial_indent("    ")
-                .subsequent_indent("    ")
-                // Addresses and statements are copied whole.
-                .word_splitter(textwrap::WordSplitter::NoHyphenation)
-                .break_words(false);
-            writeln!(out, "{}", textwrap::fill(advice, options))?;
         }
     }
     writeln!(out)
@@ -244,13 +223,13 @@ impl Layout {
     }
 }
 
-fn with_separators(number: i64) -> String {
+pub fn with_separators(number: i64) -> String {
     let sign = if number < 0 { "-" } else { "" };
     format!("{sign}{}", HumanCount(number.unsigned_abs()))
 }
 
 /// In the largest unit that fits.
-fn age(seconds: i64) -> String {
+pub fn age(seconds: i64) -> String {
     match seconds {
         ..60 => "now".into(),
         60..3_600 => format!("{} min", seconds / 60),
@@ -265,7 +244,7 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::invoice::{BtcpayInvoiceId, InvoiceId, Store};
+    use crate::invoice::{BtcpayInvoiceId, InvoiceId};
 
     const NOW: i64 = 1_000_000;
     const UUID: &str = "0f8d2c1e-64f2-4c59-9a41-0c6a54b6f3d1";
@@ -294,11 +273,8 @@ mod tests {
     }
 
     fn report(changes: Vec<Changed>) -> Report {
-        let store = Store {
-            url: "https://btcpay.example.com".parse().unwrap(),
-            id: "store".into(),
-        };
-        let mut report = Report::new(true, store, false);
+        let url = "https://btcpay.example.com".parse().unwrap();
+        let mut report = Report::new(true, url, false);
         report.changes = changes;
         report
     }
@@ -398,35 +374,6 @@ Paid: settled, license issued (3)
             ]
         );
         assert_eq!(tables(&report(Vec::new()), None), "");
-    }
-
-    #[test]
-    fn advice_wraps_but_its_link_stays_whole() {
-        let page = "https://btcpay.my-shop.example.com/invoices/Some-Id";
-        let mut report = report(Vec::new());
-        report.attention.push(NeedsAttention {
-            invoice_id: InvoiceId("inv-4".into()),
-            btcpay_invoice_id: BtcpayInvoiceId("there".into()),
-            reason: "paid_late",
-            detail: "0.00021 BTC arrived after it expired. Mark it settled".into(),
-            url: Some(page.into()),
-            sale: sale("dave@example.com", 21_000, NOW - 10_000),
-            status: LocalStatus::Expired,
-        });
-        assert_eq!(
-            tables(&report, Some(60)),
-            format!(
-                "\
-Needs attention (1)
-  buyer             product       amount  age  invoice
-  dave@example.com  Pro      21,000 sats  2 h  inv-4
-    paid late: 0.00021 BTC arrived after it expired. Mark it
-    settled:
-    {page}
-
-"
-            )
-        );
     }
 
     #[test]

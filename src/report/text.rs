@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 
 use super::escape;
-use super::{Changed, Reader, Report, table};
+use super::{Acknowledged, Changed, Reader, Report, Resolved, drift, named, table};
 use crate::stop::Signal;
 
 /// Writes the report, or nothing if nothing happened and `reader` wants no summary of that.
@@ -16,14 +16,26 @@ pub fn write(
     reader: Reader,
 ) -> io::Result<()> {
     let is_news = report.changed > 0
-        || !report.attention.is_empty()
+        || report.shown() > 0
+        || !report.invoices.is_empty()
+        || !report.resolved.is_empty()
+        || !report.acknowledged.is_empty()
+        || !report.count_drift.is_empty()
         || !report.failures.is_empty()
         || report.error.is_some();
     if !is_news && !reader.wants_summary {
         return Ok(());
     }
-    if report.dry_run {
+    if !report.invoices.is_empty() {
+        named::write(out, report, now.as_second(), reader.columns)?;
+    } else if report.dry_run {
         table::write(out, report, now, reader.columns)?;
+        for resolved in &report.resolved {
+            writeln!(out, "{}", self::resolved(resolved))?;
+        }
+    }
+    for drift in &report.count_drift {
+        writeln!(out, "{}", escape::line(&drift::line(drift)))?;
     }
     let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
     writeln!(out, "{second} {}", summary(report))
@@ -31,6 +43,16 @@ pub fn write(
 
 /// A change as a line.
 pub fn line(change: &Changed) -> String {
+    escape::line(&format!(
+        "invoice {} (BTCPay invoice {}): {}",
+        change.invoice_id,
+        change.btcpay_invoice_id,
+        what_changed(change)
+    ))
+}
+
+/// What was written, or would be.
+pub fn what_changed(change: &Changed) -> String {
     let mut parts = Vec::new();
     if change.from != change.to {
         parts.push(format!("{} -> {}", change.from.word(), change.to.word()));
@@ -46,11 +68,31 @@ pub fn line(change: &Changed) -> String {
     if let Some(redemption) = change.redemption {
         parts.push(format!("redemption {}", redemption.word()));
     }
+    parts.join(", ")
+}
+
+/// What is over, as a line.
+pub fn resolved(resolved: &Resolved) -> String {
+    let btcpay_id = resolved.btcpay_invoice_id.as_ref();
     escape::line(&format!(
-        "invoice {} (BTCPay invoice {}): {}",
-        change.invoice_id,
-        change.btcpay_invoice_id,
-        parts.join(", ")
+        "invoice {}{}: over: {}",
+        resolved.invoice_id,
+        btcpay_id.map_or_else(String::new, |id| format!(" (BTCPay invoice {id})")),
+        resolved.reason.replace('_', " ")
+    ))
+}
+
+/// What a person acknowledged, as a line.
+pub fn acknowledged(acknowledged: &Acknowledged) -> String {
+    escape::line(&format!(
+        "invoice {} (BTCPay invoice {}): acknowledged: {} here, {}",
+        acknowledged.invoice_id,
+        acknowledged.btcpay_invoice_id,
+        acknowledged.status.word(),
+        acknowledged.btcpay_status.map_or_else(
+            || "not in BTCPay's store".into(),
+            |status| format!("{} in BTCPay", status.word())
+        )
     ))
 }
 
@@ -63,11 +105,16 @@ fn summary(report: &Report) -> String {
         number => counts.push(format!("{number} {many}")),
     };
     count(report.changed, "changed", "changed");
-    count(
-        report.attention.len() as u64,
-        "needs attention",
-        "need attention",
-    );
+    count(report.shown(), "needs attention", "need attention");
+    let known = report
+        .attention
+        .iter()
+        .filter(|item| item.acknowledged)
+        .count();
+    if report.dry_run {
+        count(known as u64, "acknowledged", "acknowledged");
+    }
+    count(report.resolved.len() as u64, "over", "over");
     count(report.failures.len() as u64, "failed", "failed");
     let too_old = "pending older than --max-age-hours";
     count(report.out_of_window.into(), too_old, too_old);

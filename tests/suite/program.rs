@@ -114,6 +114,41 @@ impl Ran {
         self
     }
 
+    /// Checks that stderr has a block for each of these and nothing else: an invoice and why it needs
+    /// a person, with a blank for each underscore.
+    #[track_caller]
+    pub fn tells(self, expected: &[(&str, &str)]) -> Self {
+        let blocks = self.stderr.trim_end().split("\n\n");
+        let told: Vec<_> = blocks.filter(|block| !block.is_empty()).collect();
+        let fits = told.len() == expected.len()
+            && told.iter().zip(expected).all(|(block, (id, reason))| {
+                let is_reason =
+                    |line: &str| line.ends_with(&format!(": {}", reason.replace('_', " ")));
+                block.ends_with(&format!("\ninvoice {id}")) && block.lines().take(2).any(is_reason)
+            });
+        assert!(
+            fits,
+            "expected on stderr a block for each of {expected:?}, got: {}",
+            self.transcript
+        );
+        self
+    }
+
+    /// Checks that a line of stderr is this one; as for [`Self::prints`].
+    #[track_caller]
+    pub fn says(self, line: &str) -> Self {
+        let said = self
+            .stderr
+            .lines()
+            .any(|found| line_matches(line, found.trim_start()));
+        assert!(
+            said,
+            "expected on stderr:\n{line}\ngot: {}",
+            self.transcript
+        );
+        self
+    }
+
     /// The same with another order of its lines.
     pub fn with_stdout(self, stdout: String) -> Self {
         Self { stdout, ..self }

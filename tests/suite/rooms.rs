@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms that it may use. A room uses only rooms above it.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("stop", &[]),
     ("invoice", &[]),
     ("cli", &[]),
     ("decide", &["invoice"]),
+    ("attention", &["invoice", "decide"]),
     ("btcpay", &["stop", "invoice"]),
-    ("database", &["stop", "invoice", "decide"]),
+    ("database", &["stop", "invoice", "decide", "attention"]),
     ("lookup", &["stop", "invoice", "btcpay"]),
     ("report", &["stop", "invoice", "decide"]),
     (
@@ -21,24 +22,80 @@ const ROOMS: [(&str, &[&str]); 12] = [
     (
         "run",
         &[
-            "stop", "invoice", "decide", "btcpay", "database", "lookup", "report", "config",
+            "stop",
+            "invoice",
+            "decide",
+            "attention",
+            "btcpay",
+            "database",
+            "lookup",
+            "report",
+            "config",
         ],
     ),
     (
         "issue",
         &[
-            "stop", "invoice", "decide", "btcpay", "database", "report", "config", "run",
+            "stop",
+            "invoice",
+            "decide",
+            "attention",
+            "btcpay",
+            "database",
+            "report",
+            "config",
+            "run",
         ],
     ),
-    ("main", &["stop", "cli", "config", "issue", "report", "run"]),
+    (
+        "acknowledge",
+        &[
+            "stop",
+            "invoice",
+            "attention",
+            "btcpay",
+            "database",
+            "report",
+            "config",
+            "run",
+        ],
+    ),
+    (
+        "named",
+        &[
+            "stop",
+            "invoice",
+            "attention",
+            "btcpay",
+            "database",
+            "report",
+            "config",
+            "run",
+        ],
+    ),
+    (
+        "main",
+        &[
+            "stop",
+            "cli",
+            "config",
+            "issue",
+            "acknowledge",
+            "named",
+            "report",
+            "run",
+        ],
+    ),
 ];
 
 /// The only files outside database/keysat that may name it: the steps that it adds to.
-const CALL_KEYSAT: [&str; 5] = [
+const CALL_KEYSAT: [&str; 7] = [
+    "database/audit.rs",
     "database/candidates.rs",
     "database/doubt.rs",
     "database/mod.rs",
     "database/open.rs",
+    "database/whole.rs",
     "database/write.rs",
 ];
 

@@ -20,11 +20,13 @@ mod trail;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use anyhow::Result;
 use rusqlite::{Connection, Savepoint, ToSql};
 use serde_json::{Value, json};
 
+use super::audit::Log;
 use super::clock::Clock;
 use super::row::execute_one;
 use super::views::Views;
@@ -32,13 +34,13 @@ use crate::invoice::{BtcpayInvoiceId, Invoice, License, Purpose, Store};
 
 pub use owed::AlsoOwed;
 use providers::UnknownStore;
-use trail::Trail;
+pub use trail::{ACTIONS, Trail};
 
 /// A database with tables of Keysat's.
 pub struct Keysat {
     /// Those of the tables that matter, as `table.column`, in lower case.
     columns: HashSet<String>,
-    trail: RefCell<Trail>,
+    log: Rc<RefCell<Log>>,
     /// The newest row of `webhook_deliveries` that was searched for undelivered licenses.
     deliveries_read_to: Cell<i64>,
     /// Unix second of the first delivery to each endpoint, once they were searched.
@@ -98,12 +100,15 @@ pub fn license_metadata(btcpay_id: &BtcpayInvoiceId) -> Value {
 
 impl Keysat {
     /// None in a database without any table of Keysat's, older ones included.
-    pub fn recognize(connection: &Connection) -> rusqlite::Result<Option<Self>> {
+    pub fn recognize(
+        connection: &Connection,
+        log: Rc<RefCell<Log>>,
+    ) -> rusqlite::Result<Option<Self>> {
         let mut statement = connection.prepare(COLUMNS)?;
         let columns = statement.query_map([], |row| row.get(0))?;
         let keysat = Self {
             columns: columns.collect::<rusqlite::Result<_>>()?,
-            trail: RefCell::default(),
+            log,
             deliveries_read_to: Cell::default(),
             first_heard: RefCell::default(),
         };

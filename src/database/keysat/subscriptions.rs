@@ -230,3 +230,17 @@ impl Keysat {
         )
     }
 }
+
+impl Keysat {
+    /// Expressions over `licenses`: its subscription's status, and when that is to be renewed; or NULL.
+    pub fn subscription_of_license(&self) -> [&'static str; 2] {
+        if self.has("subscriptions", "license_id") {
+            [
+                "(SELECT status FROM main.subscriptions WHERE license_id = licenses.id)",
+                "(SELECT next_renewal_at FROM main.subscriptions WHERE license_id = licenses.id)",
+            ]
+        } else {
+            ["NULL", "NULL"]
+        }
+    }
+}

@@ -1,29 +1,30 @@
-//! What the service noted in `audit_log` of things whose rows are gone. The log may be long and have
-//! no index, so it is read once a run, when a license is about to be issued, and then only what has
-//! come since.
+//! What Keysat noted in `audit_log` of things whose rows are gone.
 
+use std::cell::Ref;
 use std::collections::HashMap;
 
 use anyhow::Result;
-use rusqlite::{Connection, Row};
+use rusqlite::Connection;
 use serde_json::Value;
 
 use super::Keysat;
-use crate::database::clock::unix_seconds;
+use crate::database::audit::Note;
+use crate::database::clock::{Clock, unix_seconds};
 use crate::database::row::{column_value, one};
 use crate::decide::Doubt;
 use crate::invoice::{Deletion, Invoice, LicenseId, LocalStatus, Purpose};
 
-const TRAIL: &str = "
-SELECT action, target_id, details_json, occurred_at
-  FROM audit_log
- WHERE rowid > ?1
-   AND action IN ('subscription.upgrade.started', 'subscription.upgrade.applied',
-                  'license.change_tier.invoice_created', 'policy.update',
-                  'policy.delete', 'policy.force_delete',
-                  'license.delete', 'license.force_delete')";
-
-const NEWEST_ROW: &str = "SELECT coalesce(max(rowid), 0) FROM audit_log";
+/// The actions of Keysat's that are read.
+pub const ACTIONS: [&str; 8] = [
+    "subscription.upgrade.started",
+    "subscription.upgrade.applied",
+    "license.change_tier.invoice_created",
+    "policy.update",
+    "policy.delete",
+    "policy.force_delete",
+    "license.delete",
+    "license.force_delete",
+];
 
 const ISSUED: &str = "
 SELECT policy_id, unixepoch(issued_at) AS issued_seconds
@@ -37,26 +38,8 @@ SELECT 1
    AND unixepoch(started_at) <= ?2
  LIMIT 1";
 
-struct Note {
-    action: String,
-    target: String,
-    details: Value,
-    at: String,
-}
-
-fn read_note(row: &Row) -> Note {
-    let text = |column| row.get::<_, String>(column).unwrap_or_default();
-    Note {
-        action: text("action"),
-        target: text("target_id"),
-        details: serde_json::from_str(&text("details_json")).unwrap_or_default(),
-        at: text("occurred_at"),
-    }
-}
-
 #[derive(Default)]
 pub struct Trail {
-    read_to: i64,
     /// When each change of tier was applied, by its id.
     applied: HashMap<String, String>,
     /// Whether the change that an invoice pays for was applied, by whatever the details name.
@@ -67,20 +50,7 @@ pub struct Trail {
 }
 
 impl Trail {
-    fn read_on(&mut self, connection: &Connection) -> Result<()> {
-        let newest = connection
-            .prepare_cached(NEWEST_ROW)?
-            .query_row([], |row| row.get(0))?;
-        let mut statement = connection.prepare_cached(TRAIL)?;
-        let mut rows = statement.query([self.read_to])?;
-        while let Some(row) = rows.next()? {
-            self.add(read_note(row));
-        }
-        self.read_to = newest;
-        Ok(())
-    }
-
-    fn add(&mut self, note: Note) {
+    pub fn add(&mut self, note: Note) {
         match note.action.as_str() {
             "subscription.upgrade.applied" => {
                 for named in texts(&note.details) {
@@ -127,15 +97,19 @@ fn texts(value: &Value) -> Vec<&str> {
 }
 
 impl Keysat {
+    fn trail(&self, connection: &Connection) -> Result<Ref<'_, Trail>> {
+        if !self.log.borrow().is_read() {
+            self.log.borrow_mut().read_on(connection)?;
+        }
+        Ok(Ref::map(self.log.borrow(), |log| &log.keysat))
+    }
+
     /// When each change of tier was applied, by its id.
     pub(super) fn applied_changes(
         &self,
         connection: &Connection,
-    ) -> Result<std::cell::Ref<'_, HashMap<String, String>>> {
-        self.trail.borrow_mut().read_on(connection)?;
-        Ok(std::cell::Ref::map(self.trail.borrow(), |trail| {
-            &trail.applied
-        }))
+    ) -> Result<Ref<'_, HashMap<String, String>>> {
+        Ok(Ref::map(self.trail(connection)?, |trail| &trail.applied))
     }
 
     /// Whether a license without a subscription was issued on a recurring policy. The policy may have
@@ -146,8 +120,7 @@ impl Keysat {
         connection: &Connection,
         license_id: &LicenseId,
     ) -> Result<bool> {
-        self.trail.borrow_mut().read_on(connection)?;
-        let trail = self.trail.borrow();
+        let trail = self.trail(connection)?;
         if trail.paid.contains_key(&*license_id.0) {
             return Ok(false);
         }
@@ -177,8 +150,7 @@ impl Keysat {
         connection: &Connection,
         invoice: &Invoice,
     ) -> Result<Option<Doubt>> {
-        self.trail.borrow_mut().read_on(connection)?;
-        if let Some(applied) = self.trail.borrow().paid.get(&*invoice.id.0) {
+        if let Some(applied) = self.trail(connection)?.paid.get(&*invoice.id.0) {
             let applied = *applied;
             return Ok(Some(Doubt::NoPurchase(Purpose::TierChange { applied })));
         }
@@ -212,14 +184,16 @@ impl Keysat {
         connection: &Connection,
         invoice: &Invoice,
         product_id: &str,
+        clock: Clock,
     ) -> Result<Option<Deletion>> {
         if invoice.status != LocalStatus::Settled {
             return Ok(None);
         }
-        self.trail.borrow_mut().read_on(connection)?;
-        let trail = self.trail.borrow();
+        let trail = self.trail(connection)?;
         let suspect = trail.deletions.iter().find(|(deletion, product)| {
-            let before_the_sale = unix_seconds(&deletion.at).is_some_and(|at| at < invoice.created);
+            // A sale that claims to be of the future says nothing of when it was made.
+            let sold = invoice.created.min(clock.now);
+            let before_the_sale = unix_seconds(&deletion.at).is_some_and(|at| at < sold);
             let other_product = product
                 .as_ref()
                 .is_some_and(|product| product != product_id);

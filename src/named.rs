@@ -1,0 +1,153 @@
+//! INVOICE: one invoice and all that is known of it, whatever its age and status. What support needs
+//! when a buyer says "I paid and have no license".
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::attention::Occasion;
+use crate::btcpay::{AskError, Btcpay};
+use crate::config::Config;
+use crate::database::{Database, Unreadable};
+use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId};
+use crate::report::{Named, Report};
+use crate::run::{MOST_PAYMENTS, Moment, Word, new_report, probe, reconcile};
+use crate::stop::Deadline;
+
+/// Looks into the invoices of these ids, the service's or BTCPay's, at Unix second `now`, and brings
+/// them into agreement.
+pub fn look_into(config: &Config, ids: &[String], now: i64) -> Report {
+    let started = Instant::now();
+    let mut report = new_report(config);
+    if let Err(stopped) = look_into_until_stopped(config, ids, now, &mut report) {
+        report.error = Some(format!("{stopped:#}"));
+    }
+    report.elapsed_ms = started.elapsed().as_millis();
+    report
+}
+
+fn look_into_until_stopped(
+    config: &Config,
+    ids: &[String],
+    now: i64,
+    report: &mut Report,
+) -> Result<()> {
+    let deadline = Deadline::after(config.deadline_seconds);
+    let (path, store) = (&config.database, &config.store);
+    let mut database = Database::open(path, config.access, store, now, deadline)?;
+    let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
+    let mut seen: Vec<InvoiceId> = Vec::new();
+    let moment = Moment {
+        occasion: Occasion::Person,
+        now,
+    };
+    for id in ids {
+        let looked = match database.find(id)? {
+            Ok(invoice) if seen.contains(&invoice.id) => Ok(()),
+            Ok(invoice) => {
+                seen.push(invoice.id.clone());
+                look_at(&invoice, &mut btcpay, &mut database, report, moment)
+            }
+            Err(unreadable) => look_for(unreadable, &mut btcpay, report),
+        };
+        report.requests = btcpay.requests();
+        looked?;
+    }
+    Ok(())
+}
+
+fn look_at(
+    invoice: &Invoice,
+    btcpay: &mut Btcpay,
+    database: &mut Database,
+    report: &mut Report,
+    moment: Moment,
+) -> Result<()> {
+    let is_free = invoice.btcpay_id.is_free();
+    let word = match ask(invoice, btcpay, database) {
+        Ok(word) => {
+            report.checked += 1;
+            word
+        }
+        Err(AskError::Refused(error) | AskError::NotInStore(error) | AskError::TooLong(error)) => {
+            report.failed(invoice.id.clone(), invoice.btcpay_id.clone(), &error);
+            let (here, history) = database.whole(&invoice.id)?;
+            report.named(Named::unanswered(invoice, here, history));
+            return Ok(());
+        }
+        Err(stop @ (AskError::Unanswered { .. } | AskError::Fatal(_) | AskError::Stopped(_))) => {
+            return Err(stop.into());
+        }
+    };
+    let may_ask = !is_free && word.is_some() && report.invoices.len() < MOST_PAYMENTS;
+    let payments = if may_ask {
+        btcpay.payments(&invoice.btcpay_id).ok()
+    } else {
+        None
+    };
+    let was_just_touched = database.was_just_touched(&invoice.id)?;
+    if !was_just_touched {
+        let asked = vec![(invoice.clone(), word.clone())];
+        reconcile(asked, database, report, moment)?;
+    }
+    let (here, history) = database.whole(&invoice.id)?;
+    let answer = word.filter(|_| !is_free);
+    report.named(Named::new(
+        invoice,
+        here,
+        history,
+        answer,
+        payments,
+        was_just_touched,
+    ));
+    Ok(())
+}
+
+/// BTCPay Server's word. That the store does not have the invoice is believed only of our own store.
+fn ask(invoice: &Invoice, btcpay: &mut Btcpay, database: &Database) -> Result<Word, AskError> {
+    if invoice.btcpay_id.is_free() {
+        return Ok(Some(Answer::of_a_free_sale()));
+    }
+    match btcpay.invoice(&invoice.btcpay_id) {
+        Ok(listed) => Ok(Some(listed.answer)),
+        Err(AskError::NotInStore(error)) => {
+            if probe(btcpay, database).map_err(AskError::Fatal)? {
+                Ok(None)
+            } else {
+                Err(AskError::NotInStore(error))
+            }
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// An id without an invoice that can be looked at. Perhaps BTCPay Server knows it.
+fn look_for(unreadable: Unreadable, btcpay: &mut Btcpay, report: &mut Report) -> Result<()> {
+    let Unreadable {
+        id,
+        btcpay_id,
+        error,
+    } = unreadable;
+    let known = BtcpayInvoiceId::checked(btcpay_id.0.clone()).ok();
+    let there = known.map(|known| btcpay.invoice(&known));
+    let error = match there {
+        Some(Ok(listed)) => error.context(format!(
+            "BTCPay has it: {}{}. Is --database the right one?",
+            listed.answer.status.word(),
+            listed
+                .order_id
+                .map_or_else(String::new, |order| format!(", with the order id {order}"))
+        )),
+        Some(Err(AskError::Fatal(stop))) => bail!(stop),
+        Some(Err(
+            AskError::Refused(_)
+            | AskError::NotInStore(_)
+            | AskError::TooLong(_)
+            | AskError::Unanswered { .. }
+            | AskError::Stopped(_),
+        ))
+        | None => error,
+    };
+    report.failed(id, btcpay_id, &error);
+    Ok(())
+}
