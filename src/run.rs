@@ -82,34 +82,33 @@ fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Repo
     resolve_gone(listing.gone, &mut database, report, moment)?;
     let later: Vec<_> = listing.older.into_iter().chain([listing.noted]).collect();
     let is_nothing_to_ask = listing.candidates.is_empty() && later.iter().all(Vec::is_empty);
-    if is_nothing_to_ask && config.access == Access::Write {
-        return Ok(());
-    }
-
-    let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
-    let result = if is_nothing_to_ask {
-        // A dry run tries the settings, all of them.
-        btcpay.check_access().map_err(Error::from)
-    } else {
-        let mut asking = Asking {
-            btcpay: &mut btcpay,
-            database: &mut database,
-            report,
-            moment,
-            deadline,
-            store_is_ours: false,
-            missing: Vec::new(),
+    // A dry run tries the settings, all of them.
+    if !is_nothing_to_ask || config.access == Access::Read {
+        let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
+        let result = if is_nothing_to_ask {
+            btcpay.check_access().map_err(Error::from)
+        } else {
+            let mut asking = Asking {
+                btcpay: &mut btcpay,
+                database: &mut database,
+                report,
+                moment,
+                deadline,
+                store_is_ours: false,
+                missing: Vec::new(),
+            };
+            let asked = asking.ask_about_all(listing.candidates, later);
+            // What was found missing before a stop counts too.
+            asked.and(asking.report_missing())
         };
-        let asked = asking.ask_about_all(listing.candidates, later);
-        // What was found missing before a stop counts too.
-        asked.and(asking.report_missing())
-    };
-    ask_for_payments(&mut btcpay, report);
+        ask_for_payments(&mut btcpay, report);
+        report.requests = btcpay.requests();
+        result?;
+    }
     if recheck || config.access == Access::Read {
         report.count_drift = database.count_drift()?;
     }
-    report.requests = btcpay.requests();
-    result
+    Ok(())
 }
 
 struct Asking<'run> {
@@ -391,7 +390,7 @@ pub fn tell(
             Step::Remind { attention, since } => told.push((attention, Telling::Again(since))),
             Step::Stand { attention, since } => told.push((attention, Telling::Standing(since))),
             Step::Resolve { reason } => {
-                report.resolved(&invoice.id, Some(&invoice.btcpay_id), reason)
+                report.resolved(&invoice.id, Some(&invoice.btcpay_id), reason);
             }
         }
     }

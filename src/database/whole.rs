@@ -17,15 +17,15 @@ SELECT occurred_at, actor_kind, action, details_json
  ORDER BY rowid";
 
 const WAS_JUST_TOUCHED: &str = "
-SELECT status <> 'pending'
+SELECT status = 'settled'
          AND updated_seconds > :untouched_since
          AND updated_seconds <= :now + 600
   FROM invoice_rows
  WHERE id = :id";
 
 impl Database {
-    /// Whether the service has touched a settled or closed invoice within the last minute, and may
-    /// still be at work on it.
+    /// Whether a settled invoice was touched within the last minute, so that the service may still be at
+    /// work on it.
     ///
     /// # Errors
     ///

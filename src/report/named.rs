@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::block::blocks;
-use super::table::{INDENT, WIDEST_TEXT};
+use super::table::{INDENT, WIDEST_TEXT, with_separators};
 use super::{PaymentJson, Report, escape, text};
 use crate::invoice::{
     AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Event, Here, Invoice, InvoiceId,
@@ -92,7 +92,7 @@ impl Report {
     fn done(&self, named: &Named) -> String {
         let id = &named.invoice_id;
         if named.was_just_touched {
-            return "nothing: the service touched it within the last minute".into();
+            return "nothing: it was touched within the last minute, and the service may be at work on it".into();
         }
         if self.failures.iter().any(|failed| failed.invoice_id == *id) {
             return "nothing: it failed".into();
@@ -108,6 +108,8 @@ impl Report {
             };
             done.push(format!("{how}: {}", item.reason.replace('_', " ")));
         }
+        let over = self.resolved.iter().filter(|over| over.invoice_id == *id);
+        done.extend(over.map(|over| format!("over: {}", over.reason.replace('_', " "))));
         if done.is_empty() {
             "nothing: database and BTCPay agree".into()
         } else if change.is_none() {
@@ -127,7 +129,11 @@ pub fn write(
     columns: Option<usize>,
 ) -> io::Result<()> {
     for named in &report.invoices {
-        writeln!(out, "invoice {}", escape::line(&named.invoice_id.0))?;
+        let ids = format!(
+            "invoice {} (BTCPay invoice {})",
+            named.invoice_id, named.btcpay_invoice_id
+        );
+        writeln!(out, "{}", escape::line(&ids))?;
         for (name, value) in lines(named) {
             writeln!(out, "  {name:<9} {}", escape::line(&value))?;
         }
@@ -171,7 +177,7 @@ fn lines(named: &Named) -> Vec<(&'static str, String)> {
         (
             "amount",
             here.amount_sats
-                .map_or("-".into(), |sats| format!("{sats} sats")),
+                .map_or("-".into(), |sats| format!("{} sats", with_separators(sats))),
         ),
         (
             "here",
@@ -212,13 +218,21 @@ fn lines(named: &Named) -> Vec<(&'static str, String)> {
         Some(there) => {
             lines.push((
                 "BTCPay",
-                format!("{}, {:?}", there.status.word(), there.additional_status),
+                match there.additional_status {
+                    AdditionalStatus::None => there.status.word().into(),
+                    other => format!("{}, {other:?}", there.status.word()),
+                },
             ));
             let amount = there.amount.as_deref().unwrap_or("no fixed amount");
             lines.push((
                 "price",
                 match &there.paid_amount {
-                    Some(paid) => format!("{paid} of {amount} {}", there.currency),
+                    Some(paid) => {
+                        format!(
+                            "{amount} {}, of which BTCPay counts {paid} as paid",
+                            there.currency
+                        )
+                    }
                     None => format!("{amount} {}", there.currency),
                 },
             ));
@@ -231,13 +245,6 @@ fn lines(named: &Named) -> Vec<(&'static str, String)> {
         }
         None => lines.push(("BTCPay", "-".into())),
     }
-    lines.push((
-        "ids",
-        format!(
-            "{}, in BTCPay {}",
-            named.invoice_id, named.btcpay_invoice_id
-        ),
-    ));
     lines.push(("done", named.done.clone()));
     lines
 }

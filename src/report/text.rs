@@ -17,6 +17,7 @@ pub fn write(
 ) -> io::Result<()> {
     let is_news = report.changed > 0
         || report.shown() > 0
+        || report.dry_run && !report.attention.is_empty()
         || !report.invoices.is_empty()
         || !report.resolved.is_empty()
         || !report.acknowledged.is_empty()
