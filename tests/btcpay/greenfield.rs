@@ -1,7 +1,6 @@
 //! The Greenfield API of the loopback BTCPay Server: users, keys, stores and invoices.
 
 use std::iter;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
@@ -11,21 +10,110 @@ use super::{Invoice, Request, State, Version};
 pub const VIEW_INVOICES: &str = "btcpay.store.canviewinvoices";
 const CREATE_INVOICE: &str = "btcpay.store.cancreateinvoice";
 const MODIFY_INVOICES: &str = "btcpay.store.canmodifyinvoices";
+const VIEW_STORES: &str = "btcpay.store.canviewstoresettings";
 const MODIFY_STORES: &str = "btcpay.store.canmodifystoresettings";
 const UNRESTRICTED: &str = "unrestricted";
 
 pub struct Key {
     pub secret: String,
+    pub label: String,
     /// As requested; `:` and a store's id limit a permission to that store.
     pub permissions: Vec<String>,
+    /// Its user may no longer sign in.
+    pub is_locked_out: bool,
 }
 
 pub struct Store {
     pub id: String,
     pub has_wallet: bool,
+    /// Deleted by its owner, which since 2.3 hides it from nobody who knows its id.
+    pub is_deleted: bool,
 }
 
-type Reply = (u16, String);
+pub struct Reply {
+    pub status: u16,
+    /// Header lines.
+    pub headers: &'static str,
+    pub body: String,
+}
+
+impl Reply {
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self {
+            status,
+            headers: "Content-Type: application/json; charset=utf-8\r\n",
+            body: body.to_string(),
+        }
+    }
+
+    pub fn empty(status: u16) -> Self {
+        Self {
+            status,
+            headers: "",
+            body: String::new(),
+        }
+    }
+
+    /// What is refused before the question is read.
+    fn refused(status: u16, body: &Value) -> Self {
+        Self {
+            headers: "Content-Type: application/json\r\n",
+            ..Self::json(status, body)
+        }
+    }
+
+    fn to_the_login() -> Self {
+        Self {
+            headers: "Location: /login\r\n",
+            ..Self::empty(302)
+        }
+    }
+}
+
+enum Route<'path> {
+    AddKey,
+    Key,
+    RevokeOwnKey,
+    RevokeKey(&'path str),
+    AddStore,
+    RemoveStore(&'path str),
+    MakeWallet(&'path str),
+    List(&'path str),
+    AddInvoice(&'path str),
+    /// Of whichever store.
+    InvoiceById(&'path str),
+    Invoice(&'path str, &'path str),
+    PaymentMethods(&'path str, &'path str),
+    Archive(&'path str, &'path str),
+    Mark(&'path str, &'path str),
+}
+
+/// `path` comes after `/api/v1/`.
+fn route<'path>(version: Version, method: &str, path: &'path str) -> Option<Route<'path>> {
+    let segments: Vec<&str> = path.split('/').collect();
+    Some(match (method, segments.as_slice()) {
+        ("POST", ["api-keys"]) => Route::AddKey,
+        ("GET", ["api-keys", "current"]) => Route::Key,
+        ("DELETE", ["api-keys", "current"]) => Route::RevokeOwnKey,
+        ("DELETE", ["api-keys", secret]) => Route::RevokeKey(secret),
+        ("POST", ["stores"]) => Route::AddStore,
+        ("GET", ["invoices", id]) if version >= Version::From2_4 => Route::InvoiceById(id),
+        (_, ["stores", "", ..]) => return None,
+        ("DELETE", ["stores", store]) => Route::RemoveStore(store),
+        ("GET", ["stores", store, "invoices"]) => Route::List(store),
+        ("POST", ["stores", store, "invoices"]) => Route::AddInvoice(store),
+        ("GET", ["stores", store, "invoices", id]) => Route::Invoice(store, id),
+        ("GET", ["stores", store, "invoices", id, "payment-methods"]) => {
+            Route::PaymentMethods(store, id)
+        }
+        ("DELETE", ["stores", store, "invoices", id]) => Route::Archive(store, id),
+        ("POST", ["stores", store, "invoices", id, "status"]) => Route::Mark(store, id),
+        ("POST", ["stores", store, rest @ ..]) if rest.join("/") == version.wallet_path() => {
+            Route::MakeWallet(store)
+        }
+        _ => return None,
+    })
+}
 
 pub fn answer(state: &mut State, request: &Request) -> Reply {
     state.let_time_pass();
@@ -34,117 +122,128 @@ pub fn answer(state: &mut State, request: &Request) -> Reply {
 
 fn answer_or_refuse(state: &mut State, request: &Request) -> Result<Reply, Reply> {
     let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-    let Some(path) = path.strip_prefix(&format!("{}/api/v1/", state.prefix)) else {
-        return Ok((404, "<html>404 Not Found</html>".into()));
+    let Some(path) = path.strip_prefix(&state.prefix) else {
+        return Ok(Reply::empty(404));
     };
-    let segments: Vec<&str> = path.split('/').collect();
-    let method = request.method.as_str();
-    match (method, segments.as_slice()) {
-        ("GET", ["health"]) => return Ok(state.health()),
-        ("POST", ["users"]) => return state.add_user(&request.json()),
+    let Some(path) = path.strip_prefix("/api/v1/") else {
+        let is_page = path == "/" || path.starts_with("/stores/") || path.starts_with("/invoices/");
+        return Ok(if is_page {
+            Reply::to_the_login()
+        } else {
+            Reply::empty(404)
+        });
+    };
+    let path = path.strip_suffix('/').unwrap_or(path);
+    match (request.method.as_str(), path) {
+        ("GET", "health") => return Ok(state.health()),
+        ("POST", "users") => return state.add_user(&request.json()),
         _ => {}
     }
+    let routed = |method: &str| route(state.version, method, path);
+    let Some(route) = routed(&request.method) else {
+        let is_known = ["GET", "POST", "DELETE"]
+            .into_iter()
+            .any(|method| routed(method).is_some());
+        return Ok(Reply::empty(if is_known { 405 } else { 404 }));
+    };
     let caller = state.caller(&request.authorization)?;
-    match (method, segments.as_slice()) {
-        ("POST", ["api-keys"]) => {
-            caller.needs(UNRESTRICTED, None)?;
+    match route {
+        Route::AddKey => {
+            caller.needs_everything()?;
             Ok(state.add_key(&request.json()))
         }
-        ("DELETE", ["api-keys", secret]) => {
-            caller.needs(UNRESTRICTED, None)?;
-            let known = state.keys.len();
-            state.keys.retain(|key| key.secret != *secret);
-            Ok(if state.keys.len() < known {
-                (200, String::new())
-            } else {
-                error(404, "apikey-not-found", "This apikey does not exists")
-            })
+        Route::Key => state.own_key(&caller).map(Key::json),
+        Route::RevokeOwnKey => {
+            let secret = state.own_key(&caller)?.secret.clone();
+            Ok(state.revoke(&secret))
         }
-        ("POST", ["stores"]) => {
-            caller.needs(MODIFY_STORES, None)?;
+        Route::RevokeKey(secret) => {
+            caller.needs_everything()?;
+            Ok(state.revoke(secret))
+        }
+        Route::AddStore => {
+            caller.needs_everything()?;
             Ok(state.add_store(&request.json()))
         }
-        ("DELETE", ["stores", store]) => {
-            caller.needs(MODIFY_STORES, Some(state.store(store)?))?;
-            state.stores.retain(|kept| kept.id != *store);
-            state.invoices.retain(|kept| kept.store_id != *store);
-            Ok((200, String::new()))
+        Route::RemoveStore(store) => {
+            state.permits(&caller, MODIFY_STORES, store)?;
+            state.remove_store(store);
+            Ok(Reply::empty(200))
         }
-        (
-            "POST",
-            [
-                "stores",
-                store,
-                "payment-methods",
-                "BTC-CHAIN",
-                "wallet",
-                "generate",
-            ],
-        ) => {
-            caller.needs(MODIFY_STORES, Some(state.store(store)?))?;
+        Route::MakeWallet(store) => {
+            state.permits(&caller, MODIFY_STORES, store)?;
             let kept = state.stores.iter_mut().find(|kept| kept.id == *store);
             kept.unwrap().has_wallet = true;
-            Ok((200, json!({"mnemonic": "abandon …"}).to_string()))
+            Ok(Reply::json(200, &json!({"mnemonic": "abandon …"})))
         }
-        ("GET", ["stores", store, "invoices"]) => {
-            caller.needs(VIEW_INVOICES, Some(state.store(store)?))?;
+        Route::List(store) => {
+            state.permits(&caller, VIEW_INVOICES, store)?;
             state.list(store, query)
         }
-        ("POST", ["stores", store, "invoices"]) => {
-            let store = state.store(store)?;
-            caller.needs(CREATE_INVOICE, Some(store))?;
-            if !store.has_wallet {
-                return Err(error(
-                    400,
-                    "generic-error",
-                    "Warning: No wallet has been linked to your BTCPay Store.",
-                ));
-            }
-            let id = store.id.clone();
-            state.add_invoice(id, &request.json())
+        Route::AddInvoice(store) => {
+            state.permits(&caller, CREATE_INVOICE, store)?;
+            state.add_invoice(store, &request.json())
         }
-        ("GET", ["stores", store, "invoices", id]) => {
-            caller.needs(VIEW_INVOICES, Some(state.store(store)?))?;
+        Route::InvoiceById(id) => {
+            let found = state
+                .invoices
+                .iter()
+                .find(|invoice| invoice.id == decoded(id));
+            let found = found.ok_or_else(|| forbidden(VIEW_INVOICES))?;
+            state.permits(&caller, VIEW_INVOICES, &found.store_id)?;
+            Ok(Reply::json(200, &found.json(state.version)))
+        }
+        Route::Invoice(store, id) => {
+            state.permits(&caller, VIEW_INVOICES, store)?;
+            let version = state.version;
+            let reply = state.invoice(store, id)?.json(version);
+            // Whoever waits for a change asks again and again.
+            state.ahead += state.hurry;
+            Ok(Reply::json(200, &reply))
+        }
+        Route::PaymentMethods(store, id) => {
+            state.permits(&caller, VIEW_INVOICES, store)?;
+            let version = state.version;
             let invoice = state.invoice(store, id)?;
-            Ok((200, invoice.json().to_string()))
+            Ok(Reply::json(200, &invoice.payment_methods(version)))
         }
-        ("DELETE", ["stores", store, "invoices", id]) => {
-            caller.needs(MODIFY_INVOICES, Some(state.store(store)?))?;
+        Route::Archive(store, id) => {
+            state.permits(&caller, MODIFY_INVOICES, store)?;
             state.invoice(store, id)?.archived = true;
-            Ok((200, String::new()))
+            Ok(Reply::empty(200))
         }
-        ("POST", ["stores", store, "invoices", id, "status"]) => {
-            caller.needs(MODIFY_INVOICES, Some(state.store(store)?))?;
-            let status = text(&request.json(), "status");
-            state.invoice(store, id)?.mark(&status)
+        Route::Mark(store, id) => {
+            state.permits(&caller, MODIFY_INVOICES, store)?;
+            state.mark(store, id, request)
         }
-        _ => Ok((404, String::new())),
     }
 }
 
 fn error(status: u16, code: &str, message: &str) -> Reply {
-    (
-        status,
-        json!({"code": code, "message": message}).to_string(),
-    )
+    Reply::json(status, &json!({"code": code, "message": message}))
 }
 
 /// The errors of a request as an array, each with the path of the bad field.
-fn unprocessable(path: &str, message: &str) -> Reply {
-    (422, json!([{"path": path, "message": message}]).to_string())
+pub fn unprocessable(path: &str, message: &str) -> Reply {
+    Reply::json(422, &json!([{"path": path, "message": message}]))
 }
 
 fn forbidden(permission: &str) -> Reply {
-    (
+    let message = format!(
+        "Insufficient API Permissions. Please use an API key with permission \"{permission}\". \
+         You can create an API key in your account's settings / Api Keys."
+    );
+    Reply::refused(
         403,
-        json!({
-            "code": "missing-permission",
-            "message": format!("Insufficient API Permissions. Please use an API key with permission: {permission}"),
-            "missingPermission": permission,
-        })
-        .to_string(),
+        &json!({"missingPermission": permission, "code": "missing-permission", "message": message}),
     )
 }
+
+fn unauthenticated(message: &str) -> Reply {
+    Reply::refused(401, &json!({"code": "unauthenticated", "message": message}))
+}
+
+const NO_KEY: &str = "Authentication is required for accessing this endpoint";
 
 fn text(json: &Value, field: &str) -> String {
     json[field].as_str().unwrap_or_default().to_owned()
@@ -160,18 +259,45 @@ fn random_id(length: usize) -> String {
 
 /// The permissions of the caller of a request.
 struct Caller {
+    /// `None` for a user with a password.
+    secret: Option<String>,
     permissions: Vec<String>,
 }
 
 impl Caller {
-    /// Requires a permission, on one store or on the whole server.
-    fn needs(&self, permission: &str, store: Option<&Store>) -> Result<(), Reply> {
-        let narrowed = store.map(|store| format!("{permission}:{}", store.id));
-        self.permissions
-            .iter()
-            .any(|has| has == UNRESTRICTED || has == permission || Some(has) == narrowed.as_ref())
-            .then_some(())
-            .ok_or_else(|| forbidden(permission))
+    fn needs_everything(&self) -> Result<(), Reply> {
+        let has_it = self.permissions.iter().any(|has| has == UNRESTRICTED);
+        has_it.then_some(()).ok_or_else(|| forbidden(UNRESTRICTED))
+    }
+
+    fn may(&self, permission: &str, store: &str) -> bool {
+        self.permissions.iter().any(|has| {
+            let (has, only) = has.split_once(':').unwrap_or((has, store));
+            only == store && includes(has, permission)
+        })
+    }
+}
+
+/// Whether who has one permission has the other by it.
+fn includes(has: &str, permission: &str) -> bool {
+    has == permission
+        || match has {
+            UNRESTRICTED => true,
+            MODIFY_STORES => {
+                [VIEW_STORES, MODIFY_INVOICES, VIEW_INVOICES, CREATE_INVOICE].contains(&permission)
+            }
+            VIEW_STORES => permission == VIEW_INVOICES,
+            MODIFY_INVOICES => [VIEW_INVOICES, CREATE_INVOICE].contains(&permission),
+            _ => false,
+        }
+}
+
+impl Key {
+    fn json(&self) -> Reply {
+        Reply::json(
+            200,
+            &json!({"apiKey": self.secret, "label": self.label, "permissions": self.permissions}),
+        )
     }
 }
 
@@ -181,56 +307,30 @@ impl Request {
     }
 }
 
-impl Invoice {
-    /// Marks the invoice, manually or through the API, if the transition is allowed.
-    pub fn mark(&mut self, status: &str) -> Result<Reply, Reply> {
-        let allowed = matches!(
-            (status, self.additional.as_str(), self.status.as_str()),
-            ("Settled" | "Invalid", "Marked", _)
-                | ("Settled", _, "New" | "Processing" | "Expired" | "Invalid")
-                | ("Invalid", _, "New" | "Processing" | "Expired")
-        );
-        if !allowed {
-            return Err(unprocessable(
-                "status",
-                "Status can only be marked to invalid or settled within certain conditions.",
-            ));
-        }
-        self.status = status.into();
-        self.additional = "Marked".into();
-        Ok((200, self.json().to_string()))
-    }
-}
-
 impl State {
-    fn now(&self) -> i64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        i64::try_from(now.as_secs()).unwrap() + self.ahead
-    }
-
     fn let_time_pass(&mut self) {
-        self.ahead += self.hurry;
-        let now = self.now();
+        let (now, version) = (self.now(), self.version);
         for invoice in &mut self.invoices {
-            if invoice.status == "New" && invoice.expires.is_some_and(|expires| expires <= now) {
-                invoice.status = "Expired".into();
-            }
+            invoice.lives_on(now, version);
+        }
+        if version >= Version::UpTo2_3 {
+            let six_months_ago = now - 183 * 86_400;
+            self.invoices.retain(|invoice| {
+                !(invoice.is_expired_unpaid() && invoice.created < six_months_ago)
+            });
         }
     }
 
     fn health(&mut self) -> Reply {
         let ready = self.starting == 0;
         self.starting = self.starting.saturating_sub(1);
-        if self.starting == 1 {
-            return (503, String::new());
-        }
-        (200, json!({"synchronized": ready}).to_string())
+        Reply::json(200, &json!({"synchronized": ready}))
     }
 
     /// Without authentication, only the first administrator can be created.
     fn add_user(&mut self, user: &Value) -> Result<Reply, Reply> {
         if self.admin.is_some() {
-            return Err((401, String::new()));
+            return Err(unauthenticated(NO_KEY));
         }
         let (email, password) = (text(user, "email"), text(user, "password"));
         if !email.contains('@') {
@@ -240,52 +340,74 @@ impl State {
             return Err(unprocessable("password", "Password too short"));
         }
         self.admin = Some(format!("{email}:{password}"));
-        Ok((201, json!({"email": email}).to_string()))
+        Ok(Reply::json(201, &json!({"email": email})))
     }
 
     fn caller(&self, authorization: &str) -> Result<Caller, Reply> {
-        let key = authorization
-            .strip_prefix("token ")
-            .and_then(|secret| self.keys.iter().find(|key| key.secret == secret));
-        let admin = authorization
+        let is_admin = authorization
             .strip_prefix("Basic ")
             .and_then(|sent| BASE64_STANDARD.decode(sent).ok())
             .is_some_and(|sent| self.admin.as_deref().map(str::as_bytes) == Some(&sent));
-        match key {
-            Some(key) => Ok(Caller {
-                permissions: key.permissions.clone(),
-            }),
-            None if admin => Ok(Caller {
+        if is_admin {
+            return Ok(Caller {
+                secret: None,
                 permissions: vec![UNRESTRICTED.into()],
-            }),
-            None => Err(error(
-                401,
-                "unauthenticated",
-                "Authentication is required for accessing this endpoint",
-            )),
+            });
         }
+        let bearer = authorization
+            .strip_prefix("Bearer ")
+            .filter(|_| self.version > Version::UpTo1_13);
+        let sent = authorization.strip_prefix("token ").or(bearer);
+        let sent = sent.ok_or_else(|| unauthenticated(NO_KEY))?;
+        let failed = |why: &str| {
+            if self.version >= Version::UpTo2_3 {
+                unauthenticated(&format!("ApiKey authentication failed: {why}"))
+            } else {
+                unauthenticated(NO_KEY)
+            }
+        };
+        let key = self.keys.iter().find(|key| key.secret == sent);
+        let key = key.ok_or_else(|| failed("Unknown API Key"))?;
+        if key.is_locked_out {
+            return Err(failed("Your user account is currently disabled."));
+        }
+        Ok(Caller {
+            secret: Some(key.secret.clone()),
+            permissions: key.permissions.clone(),
+        })
+    }
+
+    fn own_key(&self, caller: &Caller) -> Result<&Key, Reply> {
+        let mut keys = self.keys.iter();
+        keys.find(|key| Some(&key.secret) == caller.secret.as_ref())
+            .ok_or_else(|| unauthenticated(NO_KEY))
     }
 
     fn add_key(&mut self, wanted: &Value) -> Reply {
-        let secret: String = iter::repeat_with(|| format!("{:x}", fastrand::u8(..16)))
-            .take(40)
-            .collect();
-        let permissions = wanted["permissions"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        self.keys.push(Key {
-            secret: secret.clone(),
+        let permissions = wanted["permissions"].as_array().into_iter().flatten();
+        let key = Key {
+            secret: iter::repeat_with(|| format!("{:x}", fastrand::u8(..16)))
+                .take(40)
+                .collect(),
+            label: text(wanted, "label"),
             permissions: permissions
-                .iter()
                 .filter_map(|permission| permission.as_str().map(str::to_owned))
                 .collect(),
-        });
-        (
-            200,
-            json!({"apiKey": secret, "label": wanted["label"], "permissions": permissions})
-                .to_string(),
-        )
+            is_locked_out: false,
+        };
+        let reply = key.json();
+        self.keys.push(key);
+        reply
+    }
+
+    fn revoke(&mut self, secret: &str) -> Reply {
+        let known = self.keys.len();
+        self.keys.retain(|key| key.secret != secret);
+        if self.keys.len() < known {
+            Reply::empty(200)
+        } else {
+            error(400, "apikey-not-found", "This apikey does not exists")
+        }
     }
 
     fn add_store(&mut self, wanted: &Value) -> Reply {
@@ -293,20 +415,31 @@ impl State {
         self.stores.push(Store {
             id: id.clone(),
             has_wallet: false,
+            is_deleted: false,
         });
-        (
+        Reply::json(
             200,
-            json!({"id": id, "name": wanted["name"], "defaultCurrency": wanted["defaultCurrency"]})
-                .to_string(),
+            &json!({"id": id, "name": wanted["name"], "defaultCurrency": wanted["defaultCurrency"]}),
         )
     }
 
-    /// A request for a store that does not exist is answered as if the permission were missing.
-    fn store(&self, id: &str) -> Result<&Store, Reply> {
-        self.stores
-            .iter()
-            .find(|store| store.id == id)
-            .ok_or_else(|| forbidden(VIEW_INVOICES))
+    fn remove_store(&mut self, id: &str) {
+        if self.version >= Version::UpTo2_3 {
+            let mut stores = self.stores.iter_mut();
+            stores.find(|store| store.id == id).unwrap().is_deleted = true;
+        } else {
+            self.stores.retain(|kept| kept.id != id);
+        }
+    }
+
+    /// A store that does not exist is answered as if the permission were missing.
+    fn permits(&self, caller: &Caller, permission: &str, store: &str) -> Result<(), Reply> {
+        let mut stores = self.stores.iter();
+        let is_there = stores
+            .any(|known| known.id == store && (!known.is_deleted || permission == VIEW_INVOICES));
+        (is_there && caller.may(permission, store))
+            .then_some(())
+            .ok_or_else(|| forbidden(permission))
     }
 
     fn invoice(&mut self, store: &str, id: &str) -> Result<&mut Invoice, Reply> {
@@ -316,11 +449,26 @@ impl State {
             .find(|invoice| invoice.id == decoded(id) && invoice.store_id == store)
             .ok_or_else(|| match version {
                 Version::From2_4 => forbidden(VIEW_INVOICES),
-                Version::UpTo2_3 => error(404, "invoice-not-found", "The invoice was not found"),
+                Version::UpTo1_13 | Version::UpTo2_0 | Version::UpTo2_3 => {
+                    error(404, "invoice-not-found", "The invoice was not found")
+                }
             })
     }
 
-    fn add_invoice(&mut self, store_id: String, wanted: &Value) -> Result<Reply, Reply> {
+    fn add_invoice(&mut self, store: &str, wanted: &Value) -> Result<Reply, Reply> {
+        let has_wallet = self
+            .stores
+            .iter()
+            .any(|kept| kept.id == store && kept.has_wallet);
+        let amount = text(wanted, "amount");
+        let is_free = amount.parse::<f64>() == Ok(0.0);
+        if !has_wallet && !is_free {
+            return Err(error(
+                400,
+                "generic-error",
+                "Warning: No wallet has been linked to your BTCPay Store.",
+            ));
+        }
         let minutes = match &wanted["checkout"]["expirationMinutes"] {
             Value::Null => 15,
             number => number
@@ -330,75 +478,72 @@ impl State {
                     unprocessable("checkout.expirationMinutes", "Not a whole number from 1 on")
                 })?,
         };
-        let amount = text(wanted, "amount");
         let mut invoice = Invoice::new(&random_id(22), "New", &amount);
-        invoice.store_id = store_id;
+        if amount.is_empty() {
+            invoice.kind = "TopUp".into();
+            invoice.amount = "0.0".into();
+        }
+        invoice.store_id = store.into();
         invoice.currency = text(wanted, "currency");
         invoice.order_id = wanted["metadata"]["orderId"].as_str().map(String::from);
+        let or_empty = |json: &Value| {
+            let object = json.as_object().cloned();
+            Value::Object(object.unwrap_or_default())
+        };
+        invoice.metadata = or_empty(&wanted["metadata"]);
+        invoice.checkout = or_empty(&wanted["checkout"]);
         invoice.created = self.now();
         invoice.expires = Some(invoice.created + minutes * 60);
-        let reply = invoice.json().to_string();
+        let reply = Reply::json(200, &invoice.json(self.version));
         self.invoices.push(invoice);
-        Ok((200, reply))
+        Ok(reply)
     }
 
-    /// Newest first, without a tie-breaker: invoices with equal times come in another order each
-    /// time. Archived ones are included only if the undocumented parameter asks for them.
-    fn list(&self, store: &str, query: &str) -> Result<Reply, Reply> {
-        let values = |name: &str| -> Vec<&str> {
-            query
-                .split('&')
-                .filter_map(|pair| pair.split_once('='))
-                .filter(|(found, _)| *found == name)
-                .map(|(_, value)| value)
-                .collect()
-        };
-        let number = |name: &str| -> Result<Option<i64>, Reply> {
-            let parsed = values(name).first().map(|value| value.parse());
-            parsed
-                .transpose()
-                .map_err(|_| unprocessable(name, "not a number"))
-        };
-        let (start, end) = (number("startDate")?, number("endDate")?);
-        let (skip, take) = (number("skip")?, number("take")?);
-        let statuses = values("status");
-        let order_ids: Vec<String> = values("orderId")
+    /// Since 2.3.6 the answer is the invoice as it was before.
+    fn mark(&mut self, store: &str, id: &str, request: &Request) -> Result<Reply, Reply> {
+        let version = self.version;
+        let sent = text(&request.json(), "status");
+        let statuses = ["New", "Processing", "Expired", "Invalid", "Settled"];
+        let known = statuses
             .into_iter()
-            .map(|id| decoded(&id.replace('+', "%20")))
-            .collect();
-        let archived_too = values("includeArchived") == ["true"];
-        let mut found: Vec<&Invoice> = self
-            .invoices
-            .iter()
-            .filter(|invoice| invoice.store_id == store)
-            .filter(|invoice| !invoice.archived || archived_too)
-            .filter(|invoice| {
-                let order_id = invoice.order_id.as_ref();
-                order_ids.is_empty() || order_id.is_some_and(|id| order_ids.contains(id))
-            })
-            .filter(|invoice| statuses.is_empty() || statuses.contains(&invoice.status.as_str()))
-            .filter(|invoice| start.is_none_or(|start| invoice.created >= start))
-            .filter(|invoice| end.is_none_or(|end| invoice.created <= end))
-            .collect();
-        if self.requests.len().is_multiple_of(2) {
-            found.reverse();
+            .find(|status| status.eq_ignore_ascii_case(&sent));
+        let Some(status) = known else {
+            let body = String::from_utf8_lossy(&request.body);
+            let quoted = format!("\"{sent}\"");
+            let position = body.find(&quoted).unwrap_or_default() + quoted.len();
+            let message = format!(
+                "Error converting value {quoted} to type 'BTCPayServer.Client.Models.InvoiceStatus'. \
+                 Path 'status', line 1, position {position}."
+            );
+            return Err(Reply::json(
+                422,
+                &json!([
+                    {"path": "status", "message": message},
+                    {"path": "request", "message": "The request field is required."},
+                ]),
+            ));
+        };
+        let invoice = self.invoice(store, id)?;
+        let before = invoice.json(version);
+        if !invoice.mark(status) {
+            return Err(unprocessable(
+                "Status",
+                "Status can only be marked to invalid or settled within certain conditions.",
+            ));
         }
-        found.sort_by_key(|invoice| std::cmp::Reverse(invoice.created));
-        let count = |number: Option<i64>, default| {
-            number.map_or(default, |number| usize::try_from(number).unwrap_or(0))
-        };
-        let page: Value = found
-            .into_iter()
-            .skip(count(skip, 0))
-            .take(count(take, usize::MAX))
-            .map(Invoice::json)
-            .collect();
-        Ok((200, page.to_string()))
+        Ok(Reply::json(
+            200,
+            &if version >= Version::UpTo2_3 {
+                before
+            } else {
+                invoice.json(version)
+            },
+        ))
     }
 }
 
 /// Decodes the percent-encoding of a path segment.
-fn decoded(segment: &str) -> String {
+pub fn decoded(segment: &str) -> String {
     let mut parts = segment.split('%');
     let mut bytes = parts.next().unwrap().as_bytes().to_vec();
     for part in parts {

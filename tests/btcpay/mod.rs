@@ -1,19 +1,25 @@
-//! A BTCPay Server on loopback with the quirks of the real one (taken from the source of BTCPay
-//! Server 2.4.1). Shared by the tests and the demo.
+//! A BTCPay Server on loopback that answers as real ones were seen to (see tests/recorded). Shared by
+//! the tests and the demo.
 
 #![allow(dead_code, reason = "the demo uses only a part")]
 
+mod bitcoind;
 mod greenfield;
+mod invoice;
+mod list;
+mod version;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use greenfield::{Key, Store, answer};
-use serde_json::{Value, json};
+use greenfield::{Key, Reply, Store, answer};
+
+pub use invoice::{Invoice, Payment};
+pub use version::Version;
 
 /// An unrestricted key. It exists once a test adds it with [`Btcpay::gives`].
 pub const OWNERS_KEY: &str = "1f2e3d4c5b6a79880a1b2c3d4e5f60718293a4b5";
@@ -23,15 +29,6 @@ pub const KEY: &str = "6f3a1c9e5b7d2f4a8c0e1b3d5f7a9c2e4b6d8f0a";
 pub struct Btcpay {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
-}
-
-/// How the server answers a request for an invoice that the store does not have.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// 404, `invoice-not-found`.
-    UpTo2_3,
-    /// 403, as if the permission were missing.
-    From2_4,
 }
 
 /// What happens instead of a correct answer.
@@ -53,72 +50,6 @@ pub enum Fault {
     Twisted(fn(&str) -> String),
 }
 
-#[derive(Clone)]
-pub struct Invoice {
-    pub id: String,
-    pub store_id: String,
-    pub status: String,
-    pub additional: String,
-    pub amount: Value,
-    pub paid: Value,
-    pub currency: String,
-    /// Unix seconds.
-    pub created: i64,
-    /// Unix seconds; `None` for an invoice that never expires on its own.
-    pub expires: Option<i64>,
-    pub archived: bool,
-    /// The merchant's own id of it; `None` if the service sets none.
-    pub order_id: Option<String>,
-}
-
-impl Invoice {
-    pub fn new(id: &str, status: &str, amount: &str) -> Self {
-        Self {
-            id: id.into(),
-            store_id: STORE.into(),
-            status: status.into(),
-            additional: "None".into(),
-            amount: amount.into(),
-            paid: match status {
-                "Settled" | "Processing" => amount.into(),
-                _ => "0".into(),
-            },
-            currency: "BTC".into(),
-            created: 1_795_000_000,
-            expires: None,
-            archived: false,
-            order_id: id.strip_prefix("btc-").map(String::from),
-        }
-    }
-
-    fn json(&self) -> Value {
-        let mut json = json!({
-            "id": self.id,
-            "storeId": self.store_id,
-            "amount": self.amount,
-            "paidAmount": self.paid,
-            "currency": self.currency,
-            "type": "Standard",
-            "checkoutLink": format!("http://btcpay.local/i/{}", self.id),
-            "createdTime": self.created,
-            "expirationTime": self.expires.unwrap_or(self.created + 900),
-            "monitoringExpiration": self.created + 90_000,
-            "status": self.status,
-            "additionalStatus": self.additional,
-            "availableStatusesForManualMarking": ["Settled", "Invalid"],
-            "archived": self.archived,
-            "metadata": {"orderId": self.order_id, "itemDesc": "a \u{1F511}", "posData": {"cart": [1, null]}},
-            "checkout": {"speedPolicy": "MediumSpeed", "paymentMethods": ["BTC-CHAIN"]},
-            "receipt": {"enabled": null},
-        });
-        // Servers before 2.1.2 do not report the paid amount.
-        if self.paid.is_null() {
-            json.as_object_mut().unwrap().remove("paidAmount");
-        }
-        json
-    }
-}
-
 type Hook = Box<dyn FnOnce() + Send>;
 
 struct State {
@@ -130,7 +61,10 @@ struct State {
     keys: Vec<Key>,
     /// The first user's email address and password, in the format of HTTP Basic.
     admin: Option<String>,
-    /// How many seconds the server's clock is ahead, and how many each request adds.
+    node: bitcoind::Node,
+    /// What the order of invoices of the same second depends on.
+    chance: fastrand::Rng,
+    /// How many seconds the server's clock is ahead, and how many each look at an invoice adds.
     ahead: i64,
     hurry: i64,
     /// How many more health checks report that the server is not ready.
@@ -162,12 +96,17 @@ impl Btcpay {
             stores: vec![Store {
                 id: STORE.into(),
                 has_wallet: true,
+                is_deleted: false,
             }],
             keys: vec![Key {
                 secret: KEY.into(),
+                label: "reconcile".into(),
                 permissions: vec![format!("{}:{STORE}", greenfield::VIEW_INVOICES)],
+                is_locked_out: false,
             }],
             admin: None,
+            node: bitcoind::Node::default(),
+            chance: fastrand::Rng::with_seed(0),
             ahead: 0,
             hurry: 0,
             starting: 0,
@@ -211,9 +150,7 @@ impl Btcpay {
 
     /// Marks the invoice as a merchant does manually. BTCPay Server must allow the change.
     pub fn mark(&self, id: &str, status: &str) {
-        self.change(id, |invoice| {
-            invoice.mark(status).unwrap();
-        });
+        self.change(id, |invoice| assert!(invoice.mark(status)));
     }
 
     pub fn change(&self, id: &str, change: impl FnOnce(&mut Invoice)) {
@@ -239,8 +176,43 @@ impl Btcpay {
         self.revoke(key);
         self.state().keys.push(Key {
             secret: key.into(),
+            label: "reconcile".into(),
             permissions: permissions.iter().map(ToString::to_string).collect(),
+            is_locked_out: false,
         });
+    }
+
+    /// The user of the key may no longer sign in.
+    pub fn locks_out(&self, key: &str) {
+        let mut state = self.state();
+        let mut keys = state.keys.iter_mut();
+        keys.find(|known| known.secret == key)
+            .unwrap()
+            .is_locked_out = true;
+    }
+
+    /// Starts its node, to be paid by bitcoind's JSON-RPC. Returns the address of that.
+    pub fn bitcoind(&self) -> String {
+        bitcoind::start(&self.state)
+    }
+
+    /// The invoice is paid this, in BTC, by a transaction that waits for a block.
+    pub fn is_paid(&self, id: &str, amount: &str) {
+        let mut state = self.state();
+        let mut invoices = state.invoices.iter();
+        let invoice = invoices.find(|invoice| invoice.id == id).unwrap();
+        let address = invoice.destination();
+        state.pay(&address, amount).unwrap();
+    }
+
+    /// A block confirms all payments.
+    pub fn mines(&self) {
+        self.state().confirm_payments();
+    }
+
+    /// Sets the server's clock on.
+    pub fn seconds_pass(&self, seconds: i64) {
+        self.state().ahead += seconds;
     }
 
     /// Makes the server a fresh one that is still starting and has no users, stores or keys.
@@ -251,7 +223,8 @@ impl Btcpay {
         state.starting = 2;
     }
 
-    /// Each request advances the server's clock by a minute, so that invoices expire quickly.
+    /// Each look at an invoice sets the server's clock on by a minute, so that who waits for it to
+    /// expire does not wait long.
     pub fn is_in_a_hurry(&self) {
         self.state().hurry = 60;
     }
@@ -261,12 +234,21 @@ impl Btcpay {
         let state = self.state();
         format!(
             "{} stores, {} keys, {} invoices",
-            state.stores.len(),
+            state
+                .stores
+                .iter()
+                .filter(|store| !store.is_deleted)
+                .count(),
             state.keys.len(),
             state
                 .invoices
                 .iter()
-                .filter(|invoice| !invoice.archived)
+                .filter(|invoice| {
+                    let mut stores = state.stores.iter();
+                    let is_here =
+                        stores.any(|store| store.id == invoice.store_id && !store.is_deleted);
+                    is_here && !invoice.archived
+                })
                 .count()
         )
     }
@@ -361,24 +343,28 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
             return;
         }
         let fault = state.lock().unwrap().next_fault(&asked);
-        let (status, headers, body) = match fault {
-            None => {
-                let (status, body) = answer(&mut state.lock().unwrap(), &request);
-                (status, "", body)
-            }
-            Some(Fault::Answer(status, headers, body)) => (status, headers, body),
+        let correct = || answer(&mut state.lock().unwrap(), &request);
+        let reply = match fault {
+            None => correct(),
+            Some(Fault::Answer(status, headers, body)) => Reply {
+                status,
+                headers,
+                body,
+            },
             Some(Fault::Late(time)) => {
                 thread::sleep(time);
-                let (status, body) = answer(&mut state.lock().unwrap(), &request);
-                (status, "", body)
+                correct()
             }
             Some(Fault::Twisted(twist)) => {
-                let (status, body) = answer(&mut state.lock().unwrap(), &request);
-                (status, "", twist(&body))
+                let reply = correct();
+                Reply {
+                    body: twist(&reply.body),
+                    ..reply
+                }
             }
             Some(Fault::Reset) => return,
             Some(Fault::HalfABody) => {
-                let (_, body) = answer(&mut state.lock().unwrap(), &request);
+                let body = correct().body;
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                 let half = &body.as_bytes()[..body.len() / 2];
                 let _ = stream.write_all(&[head.as_bytes(), half].concat());
@@ -394,8 +380,13 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                 return;
             }
         };
+        let Reply {
+            status,
+            headers,
+            body,
+        } = reply;
         let head = format!(
-            "HTTP/1.1 {status} Whatever\r\nContent-Length: {}\r\nContent-Type: application/json\r\n{headers}\r\n",
+            "HTTP/1.1 {status} Whatever\r\nContent-Length: {}\r\n{headers}\r\n",
             body.len()
         );
         if stream.write_all((head + &body).as_bytes()).is_err() {
@@ -404,7 +395,16 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
     }
 }
 
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_secs()).unwrap()
+}
+
 impl State {
+    fn now(&self) -> i64 {
+        now() + self.ahead
+    }
+
     fn next_fault(&mut self, asked: &str) -> Option<Fault> {
         let Some(allowed) = self.allowed.checked_sub(1) else {
             return Some(Fault::Answer(429, "", "<html>Slow down</html>".into()));
@@ -450,12 +450,16 @@ fn read_request(stream: &mut TcpStream) -> Option<Request> {
 }
 
 impl State {
-    /// The target of a request: the invoice's id as in the path, or `list`; or `later page` for a full
-    /// page of the list after the first, if a fault or a hook waits for it.
+    /// The target of a request: the invoice's id as in the path, with what follows it; `key` for the
+    /// key itself; or `list`; or `later page` for a full page of the list after the first, if a fault
+    /// or a hook waits for it.
     fn asked_for(&mut self, path: &str) -> String {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         if let Some((_, id)) = path.split_once("/invoices/") {
             return id.to_owned();
+        }
+        if path.ends_with("/api-keys/current") {
+            return "key".to_owned();
         }
         self.full_pages += usize::from(query.contains("take=500"));
         let later = "later page".to_owned();

@@ -2,11 +2,12 @@
 //! removes everything that it created.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
 use reqwest::blocking::{Client, RequestBuilder};
+use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
 pub const VIEW_INVOICES: &str = "btcpay.store.canviewinvoices";
@@ -52,12 +53,26 @@ impl LentStore {
             );
             store.id = text(&made, "id");
             store.is_ours.set(true);
-            store.post(
-                &store.path("payment-methods/BTC-CHAIN/wallet/generate"),
-                &json!({"savePrivateKeys": false}),
-            );
+            store.make_wallet();
         }
         store
+    }
+
+    /// A new store of the same server.
+    pub fn another(&self) -> Self {
+        Self::of(&self.url, &self.owners_key, None)
+    }
+
+    /// By the path that it has had since 2.0, or by the one before.
+    fn make_wallet(&self) {
+        let wanted = json!({"savePrivateKeys": false});
+        let since_2_0 = self.path("payment-methods/BTC-CHAIN/wallet/generate");
+        match self.try_post(&since_2_0, &wanted) {
+            Err(Refusal { status: 404, .. }) => {
+                self.post(&self.path("payment-methods/onchain/BTC/generate"), &wanted);
+            }
+            made => drop(made.unwrap()),
+        }
     }
 
     pub fn is_on_loopback(&self) -> bool {
@@ -77,7 +92,12 @@ impl LentStore {
 
     pub fn revoke(&self, key: &str) {
         self.keys.borrow_mut().retain(|kept| kept != key);
-        self.delete(&format!("api-keys/{key}")).unwrap();
+        self.revoke_by_itself(key).unwrap();
+    }
+
+    /// Since 2.4.4 another key could do it only by an id that is shown nowhere else.
+    fn revoke_by_itself(&self, key: &str) -> Result<Value, Refusal> {
+        sent(self.request_by(key, Method::DELETE, "api-keys/current"))
     }
 
     /// As a service makes it, with its own id of the invoice for an order id.
@@ -100,26 +120,88 @@ impl LentStore {
     }
 
     pub fn mark(&self, invoice: &Made, status: &str) {
-        let path = self.path(&format!("invoices/{}/status", invoice.id));
-        let marked = self.post(&path, &json!({"status": status}));
+        let path = self.path(&format!("invoices/{}", invoice.id));
+        // Since 2.3.6 the answer is the invoice as it was before.
+        self.post(&format!("{path}/status"), &json!({"status": status}));
+        let marked = sent(self.request(Method::GET, &path)).unwrap();
         assert_eq!(marked["status"], status, "{marked}");
+        assert_eq!(marked["additionalStatus"], "Marked", "{marked}");
     }
 
     pub fn archive(&self, invoice: &Made) {
         self.archive_by_id(&invoice.id).unwrap();
     }
 
-    pub fn wait_until(&self, invoice: &Made, status: &str) {
+    /// Whom to pay, on chain.
+    pub fn address(&self, invoice: &Made) -> String {
+        let path = self.path(&format!("invoices/{}/payment-methods", invoice.id));
+        let methods = sent(self.request(Method::GET, &path)).unwrap();
+        text(&methods[0], "destination")
+    }
+
+    /// The invoices with one of these order ids, created between the two, archived ones too, as
+    /// `key` sees them.
+    pub fn with_order_ids(
+        &self,
+        key: &str,
+        order_ids: &[&str],
+        from: &Made,
+        to: &Made,
+    ) -> Vec<String> {
+        let query = Url::parse_with_params(
+            "query:",
+            order_ids
+                .iter()
+                .map(|id| ("orderId", id.to_string()))
+                .chain([
+                    ("startDate", from.created.to_string()),
+                    ("endDate", to.created.to_string()),
+                    ("includeArchived", true.to_string()),
+                ]),
+        );
+        let query = query.unwrap().query().unwrap().to_owned();
+        let path = self.path(&format!("invoices?{query}"));
+        let found = sent(self.request_by(key, Method::GET, &path)).unwrap();
+        let found = found.as_array().unwrap().iter();
+        found.map(|invoice| text(invoice, "id")).collect()
+    }
+
+    /// Waits until the invoice has this status and additional status.
+    pub fn wait_until(&self, invoice: &Made, status: &str, additional: &str) {
         let path = self.path(&format!("invoices/{}", invoice.id));
+        let reached = self.waits(&path, |answer| {
+            answer["status"] == status && answer["additionalStatus"] == additional
+        });
+        reached.unwrap_or_else(|last| panic!("no {status}, {additional}: {last}"));
+    }
+
+    /// Waits until the server has seen all blocks.
+    pub fn wait_until_synchronized(&self) {
+        let reached = self.waits("health", |answer| answer["synchronized"] == true);
+        reached.unwrap_or_else(|last| panic!("not synchronized: {last}"));
+    }
+
+    /// The last answer is the error.
+    fn waits(&self, path: &str, is_reached: impl Fn(&Value) -> bool) -> Result<(), Value> {
         let started = Instant::now();
         loop {
-            let answer = sent(self.request(Method::GET, &path)).unwrap();
-            if answer["status"] == status {
-                return;
+            let answer = sent(self.request(Method::GET, path)).unwrap();
+            if is_reached(&answer) {
+                return Ok(());
             }
-            let waited = started.elapsed();
-            assert!(waited < PATIENCE, "{} did not become {status}", invoice.id);
-            thread::sleep(Duration::from_secs(2));
+            if started.elapsed() > PATIENCE {
+                return Err(answer);
+            }
+            thread::sleep(self.pause());
+        }
+    }
+
+    /// Between two questions. The loopback server's clock goes by questions.
+    fn pause(&self) -> Duration {
+        if self.is_on_loopback() {
+            Duration::from_millis(1)
+        } else {
+            Duration::from_secs(1)
         }
     }
 
@@ -132,16 +214,15 @@ impl LentStore {
     /// Removes as much as possible, and returns what failed.
     fn clean_up(&self) -> Result<(), String> {
         let keys = self.keys.take().into_iter();
-        let mut done: Vec<_> = keys
-            .map(|key| self.delete(&format!("api-keys/{key}")))
-            .collect();
+        let mut done: Vec<_> = keys.map(|key| self.revoke_by_itself(&key)).collect();
         let invoices = self.invoices.take();
         if self.is_ours.take() {
             done.push(self.delete(&format!("stores/{}", self.id)));
         } else {
             done.extend(invoices.iter().map(|id| self.archive_by_id(id)));
         }
-        let failed: Vec<String> = done.into_iter().filter_map(Result::err).collect();
+        let failed = done.into_iter().filter_map(Result::err);
+        let failed: Vec<String> = failed.map(|refusal| refusal.to_string()).collect();
         if failed.is_empty() {
             Ok(())
         } else {
@@ -149,7 +230,7 @@ impl LentStore {
         }
     }
 
-    fn archive_by_id(&self, id: &str) -> Result<Value, String> {
+    fn archive_by_id(&self, id: &str) -> Result<Value, Refusal> {
         self.delete(&self.path(&format!("invoices/{id}")))
     }
 
@@ -158,21 +239,27 @@ impl LentStore {
     }
 
     fn post(&self, path: &str, body: &Value) -> Value {
-        let request = self.request(Method::POST, path);
-        let request = request
-            .header("Content-Type", "application/json")
-            .body(body.to_string());
-        sent(request).unwrap()
+        self.try_post(path, body).unwrap()
     }
 
-    fn delete(&self, path: &str) -> Result<Value, String> {
+    fn try_post(&self, path: &str, body: &Value) -> Result<Value, Refusal> {
+        let request = self.request(Method::POST, path);
+        let request = request.header("Content-Type", "application/json");
+        sent(request.body(body.to_string()))
+    }
+
+    fn delete(&self, path: &str) -> Result<Value, Refusal> {
         sent(self.request(Method::DELETE, path))
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request_by(&self.owners_key, method, path)
+    }
+
+    fn request_by(&self, key: &str, method: Method, path: &str) -> RequestBuilder {
         self.client
             .request(method, format!("{}/api/v1/{path}", self.url))
-            .header("Authorization", format!("token {}", self.owners_key))
+            .header("Authorization", format!("token {key}"))
     }
 }
 
@@ -199,15 +286,38 @@ fn is_on_loopback(url: &str) -> bool {
     url.contains("//127.0.0.1:")
 }
 
+/// An answer other than success; status 0 for none.
+#[derive(Debug)]
+struct Refusal {
+    status: u16,
+    why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, text: &mut fmt::Formatter) -> fmt::Result {
+        text.write_str(&self.why)
+    }
+}
+
+impl From<reqwest::Error> for Refusal {
+    fn from(error: reqwest::Error) -> Self {
+        Self {
+            status: 0,
+            why: error.to_string(),
+        }
+    }
+}
+
 /// Sends the request and returns the JSON of the answer; null if it is empty.
-fn sent(request: RequestBuilder) -> Result<Value, String> {
-    let response = request.send().map_err(|error| error.to_string())?;
+fn sent(request: RequestBuilder) -> Result<Value, Refusal> {
+    let response = request.send()?;
     let (status, url) = (response.status(), response.url().clone());
-    let body = response.text().map_err(|error| error.to_string())?;
+    let body = response.text()?;
     if !status.is_success() {
-        // The path of an API key contains the key itself.
-        let path = url.path().split("/api-keys/").next().unwrap_or_default();
-        return Err(format!("{path}: {status}: {body}"));
+        return Err(Refusal {
+            status: status.as_u16(),
+            why: format!("{}: {status}: {body}", url.path()),
+        });
     }
     Ok(serde_json::from_str(&body).unwrap_or_default())
 }
