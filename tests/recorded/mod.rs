@@ -608,6 +608,46 @@ fn queries_and_words_are_read_as_seen() {
 }
 
 #[test]
+fn archived_invoice_answers_by_its_id_as_ever() {
+    for version in Version::ALL {
+        let mut replay = Replay::of(version);
+        let wanted = r#"{"amount":"1","currency":"BTC"}"#;
+        let made = replay.asks("owner", "POST /api/v1/stores/STORE/invoices", wanted);
+        let path = format!("/api/v1/stores/STORE/invoices/{}", text(&body(made), "id"));
+        replay.asks("owner", &format!("DELETE {path}"), "");
+        let got = body(replay.asks("owner", &format!("GET {path}"), ""));
+        assert_eq!(
+            (&got["archived"], &got["status"]),
+            (&json!(true), &json!("New"))
+        );
+    }
+}
+
+#[test]
+fn key_is_a_token_and_since_2_0_6_a_bearer() {
+    for version in Version::ALL {
+        let replay = Replay::of(version);
+        let status = |scheme: &str| {
+            let url = format!("{}/api/v1/api-keys/current", replay.btcpay.url());
+            let request = replay.client.get(url);
+            let request = request.header("Authorization", format!("{scheme} {OWNERS_KEY}"));
+            request.send().unwrap().status().as_u16()
+        };
+        let bearer = if version > Version::UpTo1_13 {
+            200
+        } else {
+            401
+        };
+        let expected = [200, bearer, 401];
+        assert_eq!(
+            ["token", "Bearer", "Basic"].map(status),
+            expected,
+            "{version:?}"
+        );
+    }
+}
+
+#[test]
 fn deleted_store_answers_on_since_2_3() {
     for version in Version::ALL {
         let mut replay = Replay::of(version);
