@@ -15,6 +15,9 @@ pub const VIEW_INVOICES: &str = "btcpay.store.canviewinvoices";
 /// A real server checks for expired invoices only now and then.
 const PATIENCE: Duration = Duration::from_mins(5);
 
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
+
 pub struct LentStore {
     pub url: String,
     pub id: String,
@@ -192,16 +195,7 @@ impl LentStore {
             if started.elapsed() > PATIENCE {
                 return Err(answer);
             }
-            thread::sleep(self.pause());
-        }
-    }
-
-    /// Between two questions. The loopback server's clock goes by questions.
-    fn pause(&self) -> Duration {
-        if self.is_on_loopback() {
-            Duration::from_millis(1)
-        } else {
-            Duration::from_secs(1)
+            thread::sleep(PAUSE);
         }
     }
 
