@@ -213,9 +213,18 @@ impl Shop {
         assert_eq!(self.state(), before, "a dry run writes nothing");
         let real = self.reconcile(store, key).json(0);
         assert_eq!(what_changes(&dry), what_changes(&real));
-        assert_eq!(dry["attention"], real["attention"]);
+        assert_eq!(what_needs_a_person(&dry), what_needs_a_person(&real));
         real
     }
+}
+
+/// What a report says that a person has to do; when it was noted, only a real run can tell.
+fn what_needs_a_person(report: &Value) -> Value {
+    let mut attention = report["attention"].clone();
+    for item in attention.as_array_mut().unwrap() {
+        item["since"].take();
+    }
+    attention
 }
 
 /// Tests the main job from start to end against the server of this store.
