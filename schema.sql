@@ -151,4 +151,4 @@ CREATE TABLE audit_log (
 );
 
 -- What was noted, without reading the whole log.
-CREATE INDEX audit_log_action ON audit_log (action);
+CREATE INDEX audit_log_action ON audit_log (action, actor_kind);

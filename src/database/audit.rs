@@ -188,13 +188,10 @@ pub fn query() -> String {
         "SELECT actor_kind, action, target_id, details_json, occurred_at
            FROM audit_log
           WHERE rowid > ?1
-            AND action IN ({}, {}, '{LICENSE_ISSUED}')
-            AND CASE action
-                  WHEN '{LICENSE_ISSUED}'
-                  THEN actor_kind = '{OURS}'
-                       AND NOT EXISTS (SELECT 1 FROM licenses WHERE id = audit_log.target_id)
-                  ELSE 1
-                END
+            AND (action IN ({}) AND actor_kind = '{OURS}'
+                 OR action = '{LICENSE_ISSUED}' AND actor_kind = '{OURS}'
+                    AND NOT EXISTS (SELECT 1 FROM licenses WHERE id = audit_log.target_id)
+                 OR action IN ({}))
           ORDER BY rowid",
         quoted(&attention::ACTIONS),
         quoted(&keysat::ACTIONS)
