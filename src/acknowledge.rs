@@ -20,7 +20,7 @@ pub fn acknowledge(config: &Config, ids: &[String], now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);
     if let Err(stopped) = acknowledge_until_stopped(config, ids, now, &mut report) {
-        report.error = Some(format!("{stopped:#}"));
+        report.stopped(&stopped);
     }
     report.elapsed_ms = started.elapsed().as_millis();
     report

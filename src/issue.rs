@@ -20,7 +20,7 @@ pub fn issue(config: &Config, id: &str, now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);
     if let Err(stopped) = issue_until_stopped(config, id, now, &mut report) {
-        report.error = Some(format!("{stopped:#}"));
+        report.stopped(&stopped);
     }
     report.elapsed_ms = started.elapsed().as_millis();
     report
@@ -68,7 +68,6 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
                 Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
             }
         }
-        report.committed();
         Ok(())
     })
 }

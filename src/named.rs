@@ -20,7 +20,7 @@ pub fn look_into(config: &Config, ids: &[String], now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);
     if let Err(stopped) = look_into_until_stopped(config, ids, now, &mut report) {
-        report.error = Some(format!("{stopped:#}"));
+        report.stopped(&stopped);
     }
     report.elapsed_ms = started.elapsed().as_millis();
     report
@@ -88,7 +88,7 @@ fn look_at(
     let was_just_touched = database.was_just_touched(&invoice.id)?;
     if !was_just_touched {
         let asked = vec![(invoice.clone(), word.clone())];
-        reconcile(asked, database, report, moment)?;
+        reconcile(asked, database, report, moment, |_, _| {})?;
     }
     let (here, history) = database.whole(&invoice.id)?;
     let answer = word.filter(|_| !is_free);

@@ -11,10 +11,10 @@ use crate::config::{Config, Task};
 use crate::database::{Access, Database, Window, WriteError, Writing};
 use crate::decide::{Attention, Decision, Written, decide_in_doubt, decide_with, is_complete};
 use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, Provider, Sale};
-use crate::lookup::{LookedUp, Stopped, look_up};
+use crate::lookup::{LookedUp, look_up};
 use crate::report::stderr::Progress;
 use crate::report::{Format, Report, Telling};
-use crate::stop::{Deadline, Signal};
+use crate::stop::{Deadline, OutOfTime};
 
 /// How many payments of invoices that need a person are asked for, an invoice a request.
 pub const MOST_PAYMENTS: usize = 20;
@@ -24,9 +24,9 @@ pub const MOST_PAYMENTS: usize = 20;
 pub fn run(config: &Config, recheck: bool, now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);
-    report.error = run_until_stopped(config, recheck, now, &mut report)
-        .err()
-        .map(|stopped| format!("{stopped:#}"));
+    if let Err(stopped) = run_until_stopped(config, recheck, now, &mut report) {
+        report.stopped(&stopped);
+    }
     report.elapsed_ms = started.elapsed().as_millis();
     report
 }
@@ -78,7 +78,7 @@ fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Repo
     report.not_asked = listing.candidates.len() as u64;
     let free = listing.free.into_iter();
     let free = free.map(|invoice| (invoice, Some(Answer::of_a_free_sale())));
-    reconcile(free.collect(), &mut database, report, moment)?;
+    reconcile(free.collect(), &mut database, report, moment, |_, _| {})?;
     resolve_gone(listing.gone, &mut database, report, moment)?;
     let later: Vec<_> = listing.older.into_iter().chain([listing.noted]).collect();
     let is_nothing_to_ask = listing.candidates.is_empty() && later.iter().all(Vec::is_empty);
@@ -129,34 +129,25 @@ impl Asking<'_> {
     fn ask_about_all(&mut self, candidates: Vec<Invoice>, later: Vec<Vec<Invoice>>) -> Result<()> {
         let count = candidates.len();
         let progress = Progress::of(count + later.iter().map(Vec::len).sum::<usize>());
-        let stopped = self.look_up(candidates, &progress);
-        let not_checked = stopped
-            .as_ref()
-            .map_or_else(|stopped| stopped.not_checked, |()| 0);
-        self.report.checked = (count - not_checked) as u64;
-        self.report.not_asked = not_checked as u64;
-        stopped.map_err(|stopped| stopped.error)?;
-
+        let result = self.look_up(candidates, &progress);
+        self.report.not_asked = count as u64 - self.report.checked;
+        result?;
         for invoices in later {
-            let count = invoices.len();
-            let stopped = self.look_up(invoices, &progress);
-            let not_checked = stopped
-                .as_ref()
-                .map_or_else(|stopped| stopped.not_checked, |()| 0);
-            self.report.checked += (count - not_checked) as u64;
-            match stopped {
+            match self.look_up(invoices, &progress) {
                 Ok(()) => {}
                 // The next run begins somewhere else.
-                Err(stopped) if stopped.out_of_time && Signal::received().is_none() => {
+                Err(stopped)
+                    if OutOfTime::is(&stopped) && OutOfTime::signal(&stopped).is_none() =>
+                {
                     return Ok(());
                 }
-                Err(stopped) => return Err(stopped.error),
+                Err(stopped) => return Err(stopped),
             }
         }
         Ok(())
     }
 
-    fn look_up(&mut self, candidates: Vec<Invoice>, progress: &Progress) -> Result<(), Stopped> {
+    fn look_up(&mut self, candidates: Vec<Invoice>, progress: &Progress) -> Result<()> {
         let Self {
             btcpay,
             database,
@@ -167,25 +158,26 @@ impl Asking<'_> {
             ..
         } = self;
         look_up(candidates, btcpay, moment.now, self.deadline, |looked_up| {
-            let count = match looked_up {
+            let done = |report: &mut Report, count: usize| {
+                report.checked += count as u64;
+                progress.advance(count);
+            };
+            match looked_up {
                 LookedUp::Answered(answered) => {
-                    let count = answered.len();
-                    *store_is_ours |= count > 0;
+                    *store_is_ours |= !answered.is_empty();
                     let answered = answered.into_iter();
                     let answered = answered.map(|(invoice, answer)| (invoice, Some(answer)));
-                    reconcile(answered.collect(), database, report, *moment)?;
-                    count
+                    reconcile(answered.collect(), database, report, *moment, done)?;
                 }
                 LookedUp::NotInStore(invoice) => {
                     missing.push(invoice);
-                    1
+                    done(report, 1);
                 }
                 LookedUp::Failed(invoice, error) => {
                     report.failed(invoice.id, invoice.btcpay_id, &error);
-                    1
+                    done(report, 1);
                 }
-            };
-            progress.advance(count);
+            }
             Ok(())
         })
     }
@@ -215,8 +207,7 @@ impl Asking<'_> {
         let complete = complete.filter(|invoice| is_complete(invoice)).count();
         self.report.not_in_store += complete as u64;
         let missing = ours.into_iter().map(|invoice| (invoice, None)).collect();
-        reconcile(missing, self.database, self.report, self.moment)?;
-        Ok(())
+        reconcile(missing, self.database, self.report, self.moment, |_, _| {})
     }
 }
 
@@ -265,8 +256,8 @@ pub struct Moment {
     pub now: i64,
 }
 
-/// Brings these invoices into agreement with BTCPay Server's word. What fails for one of them is in
-/// the report.
+/// Brings these invoices into agreement with BTCPay Server's word, and tells `finished` how many more
+/// are. What fails for one of them is in the report.
 ///
 /// # Errors
 ///
@@ -276,7 +267,9 @@ pub fn reconcile(
     database: &mut Database,
     report: &mut Report,
     moment: Moment,
+    finished: impl Fn(&mut Report, usize),
 ) -> Result<()> {
+    let count = answered.len();
     let mut to_write = Vec::new();
     for (invoice, word) in answered {
         let decision = decide_with(&invoice, word.as_ref());
@@ -320,18 +313,30 @@ pub fn reconcile(
             }
         }
     }
+    finished(report, count - to_write.len());
     let write = |writing: &mut Writing, (listed, word): &(Invoice, Word)| {
         decide_again_and_write(writing, listed, word.as_ref(), moment)
     };
     database.write_each(to_write, write, |written| {
+        finished(report, written.len());
+        let mut to_tell = Vec::new();
         for ((invoice, word), outcome) in written {
             match outcome {
-                Ok(Some(done)) => tell(report, &invoice, word.as_ref(), done, moment),
+                Ok(Some(mut done)) => {
+                    if let Some(written) = done.written.take() {
+                        report.changed(&invoice, done.sale.clone(), written);
+                    }
+                    to_tell.push((invoice, word, done));
+                }
                 Ok(None) => info!("invoice {}: the service got there first", invoice.id),
                 Err(error) => report.failed(invoice.id, invoice.btcpay_id, &error),
             }
         }
+        // Before anything else can go wrong.
         report.committed();
+        for (invoice, word, done) in to_tell {
+            tell(report, &invoice, word.as_ref(), done, moment);
+        }
         Ok(())
     })
 }

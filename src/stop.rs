@@ -1,11 +1,12 @@
 //! When a run ends before its work does: at its deadline, or by a signal.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
@@ -15,12 +16,20 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 const SHARE: u32 = 5;
 const LEAST_FOR_A_REQUEST: Duration = Duration::from_secs(3);
 
-const A_DAY: Duration = Duration::from_hours(24);
+/// The longest wait that a server may ask for if the run may take any time.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
+
+/// Signals this soon after the first are taken for the same wish: a shell, `timeout` and a terminal
+/// pass one on to a whole group.
+const SAME_WISH: Duration = Duration::from_secs(1);
 
 /// How often a wait looks for a signal.
 const LOOK: Duration = Duration::from_millis(20);
 
 static RECEIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+
+/// Whether the next signal ends the program at once.
+static INSISTS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// A signal that asks the program to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,18 +55,17 @@ impl Signal {
         }
     }
 
-    /// Takes note of signals from now on. A second one ends the program at once.
+    /// Takes note of signals from now on. Once one was noticed for a second, another ends the program
+    /// at once.
     ///
     /// # Errors
     ///
     /// The system does not allow it.
     pub fn watch() -> Result<()> {
-        let again = Arc::new(std::sync::atomic::AtomicBool::new(false));
         for signal in Self::ALL {
             let number = signal.number();
             let value = usize::try_from(number)?;
-            flag::register_conditional_default(number, Arc::clone(&again))
-                .and_then(|_| flag::register(number, Arc::clone(&again)))
+            flag::register_conditional_default(number, Arc::clone(&INSISTS))
                 .and_then(|_| flag::register_usize(number, Arc::clone(&RECEIVED), value))
                 .with_context(|| format!("cannot handle {}", signal.name()))?;
         }
@@ -68,7 +76,18 @@ impl Signal {
     pub fn received() -> Option<Self> {
         let received = RECEIVED.load(Ordering::Relaxed);
         let same = |signal: &Self| usize::try_from(signal.number()) == Ok(received);
-        Self::ALL.into_iter().find(same)
+        let signal = Self::ALL.into_iter().find(same);
+        if signal.is_some() {
+            static NOTICED: Once = Once::new();
+            NOTICED.call_once(|| {
+                // Without it nothing insists.
+                let _ = thread::Builder::new().spawn(|| {
+                    thread::sleep(SAME_WISH);
+                    INSISTS.store(true, Ordering::Relaxed);
+                });
+            });
+        }
+        signal
     }
 
     /// Ends the program as the signal would have, so that its parent sees that.
@@ -112,11 +131,19 @@ impl Deadline {
         self.shrink(limit)
     }
 
-    /// Waits for `time`, a day at most, or until it is reached.
+    /// How long a server may ask to be left alone: as long as is left, ten minutes if that is any time.
+    pub fn longest_wait(self) -> Duration {
+        match self.at {
+            Some(_) => self.left(),
+            None => self.shrink(LONGEST_WAIT),
+        }
+    }
+
+    /// Waits for `time`, or until it is reached.
     pub fn sleep(self, time: Duration) {
-        let until = Instant::now() + self.shrink(time.min(A_DAY));
-        while !self.is_reached() && Instant::now() < until {
-            thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
+        let began = Instant::now();
+        while !self.is_reached() && began.elapsed() < time {
+            thread::sleep(LOOK.min(time.saturating_sub(began.elapsed())));
         }
     }
 
@@ -128,16 +155,84 @@ impl Deadline {
             at.saturating_duration_since(Instant::now())
         })
     }
+}
 
-    /// Why the run ends early, with what it leaves: `not_done`, for example "12 invoices were not
-    /// checked".
-    pub fn message(not_done: &str) -> String {
-        match Signal::received() {
-            Some(signal) => format!("stopped by {}: {not_done}", signal.name()),
-            None => format!(
+/// Why a run ends before its work does, and what that leaves.
+#[derive(Debug)]
+pub struct OutOfTime {
+    why: Why,
+    not_done: String,
+    last_error: Option<Error>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    Signal(Signal),
+    Deadline,
+    LeftAlone(Duration),
+}
+
+impl OutOfTime {
+    /// By the signal that was received, else by the deadline. `not_done` is what it leaves, for example
+    /// "12 invoices were not checked".
+    pub fn new(not_done: String) -> Self {
+        Self {
+            why: Signal::received().map_or(Why::Deadline, Why::Signal),
+            not_done,
+            last_error: None,
+        }
+    }
+
+    /// Because a server asked to be left alone for `time`, which is longer than the run waits.
+    pub fn left_alone(time: Duration, not_done: String) -> Self {
+        Self {
+            why: Signal::received().map_or(Why::LeftAlone(time), Why::Signal),
+            not_done,
+            last_error: None,
+        }
+    }
+
+    /// While waiting for this, if it was for something.
+    pub fn after(self, last_error: Option<Error>) -> Self {
+        Self { last_error, ..self }
+    }
+
+    /// Whether `error` is this.
+    pub fn is(error: &Error) -> bool {
+        error.is::<Self>()
+    }
+
+    /// The signal, if `error` is about one.
+    pub fn signal(error: &Error) -> Option<Signal> {
+        match error.downcast_ref::<Self>()?.why {
+            Why::Signal(signal) => Some(signal),
+            Why::Deadline | Why::LeftAlone(_) => None,
+        }
+    }
+}
+
+impl std::error::Error for OutOfTime {}
+
+impl fmt::Display for OutOfTime {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let not_done = &self.not_done;
+        match self.why {
+            Why::Signal(signal) => write!(f, "stopped by {}: {not_done}", signal.name()),
+            Why::Deadline => write!(
+                f,
                 "deadline reached: {not_done}. The next run continues; raise --deadline if this \
                  repeats"
             ),
+            Why::LeftAlone(time) => write!(
+                f,
+                "BTCPay Server, or a proxy in front of it, asked to be left alone for {} s, longer \
+                 than this run waits: {not_done}. The next run continues",
+                time.as_secs()
+            ),
+        }?;
+        match &self.last_error {
+            Some(last) => write!(f, ". Last error: {last:#}"),
+            None => Ok(()),
         }
     }
 }

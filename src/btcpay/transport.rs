@@ -18,7 +18,7 @@ use reqwest::{StatusCode, Url, redirect};
 
 use super::near::{is_near, is_this_machine};
 use crate::invoice::without_password;
-use crate::stop::Deadline;
+use crate::stop::{Deadline, OutOfTime};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_LIMIT: u64 = 32 * 1024 * 1024;
@@ -75,9 +75,8 @@ impl From<AskError> for Error {
             | AskError::Unanswered { error, .. }
             | AskError::Fatal(error) => error,
             AskError::Stopped(last) => {
-                let last = last.map_or_else(String::new, |last| format!(". Last error: {last:#}"));
-                let message = Deadline::message("BTCPay Server did not answer in time");
-                anyhow!("{message}{last}")
+                let not_done = "BTCPay Server did not answer in time".into();
+                OutOfTime::new(not_done).after(last).into()
             }
         }
     }

@@ -187,7 +187,7 @@ impl Database {
     /// The database cannot be read. A row that does not fit the contract is [`Unreadable`], no error.
     pub fn candidates(&self, window: Window) -> Result<Listing> {
         self.list(window)
-            .map_err(|error| explain(&error, "list the invoices of", &self.path))
+            .map_err(|error| explain(&error, "list the invoices of", &self.path, self.deadline))
     }
 
     fn list(&self, window: Window) -> rusqlite::Result<Listing> {
@@ -249,7 +249,7 @@ impl Database {
             let row = rows.next()?;
             Ok(row.and_then(|row| read_invoice(row).ok()))
         };
-        find().map_err(|error| explain(&error, "read an invoice of", &self.path))
+        find().map_err(|error| explain(&error, "read an invoice of", &self.path, self.deadline))
     }
 
     /// The invoice of this id, the service's or BTCPay's. One that cannot be sold in our store is
@@ -271,8 +271,8 @@ impl Database {
             }
             Ok(found)
         };
-        let mut found =
-            find().map_err(|error| explain(&error, "read an invoice of", &self.path))?;
+        let mut found = find()
+            .map_err(|error| explain(&error, "read an invoice of", &self.path, self.deadline))?;
         let why = match found.len() {
             0 => "no invoice has this id",
             _ => "several invoices have this id. Give the other one of the two ids",

@@ -38,6 +38,13 @@ impl Database {
             })?;
             drift.collect()
         };
-        read().map_err(|error| explain(&error, "read the discount codes of", &self.path))
+        read().map_err(|error| {
+            explain(
+                &error,
+                "read the discount codes of",
+                &self.path,
+                self.deadline,
+            )
+        })
     }
 }

@@ -5,19 +5,26 @@ use std::path::Path;
 use anyhow::anyhow;
 use rusqlite::{Error, ErrorCode, ffi};
 
-use crate::stop::Deadline;
+use crate::stop::{Deadline, OutOfTime};
 
 pub const WRITE_PERMISSION: &str = "Give this user write permission for the file and its folder, \
                                     where SQLite keeps its journal, or run reconcile as the \
                                     service's user";
 
-/// What could not be done (`doing`) to the database at `path`, why, and what to do next.
-pub fn explain(error: &Error, doing: &str, path: &Path) -> anyhow::Error {
+/// What could not be done (`doing`) to the database at `path` before `deadline`, why, and what to do
+/// next.
+pub fn explain(error: &Error, doing: &str, path: &Path, deadline: Deadline) -> anyhow::Error {
     let shown = path.display();
     if is_interrupted(error) {
-        return anyhow!(Deadline::message(&format!(
-            "could not {doing} the database {shown} in time"
-        )));
+        let not_done = format!("could not {doing} the database {shown} in time");
+        return OutOfTime::new(not_done).into();
+    }
+    if is_locked(error) && deadline.is_reached() {
+        let not_done = format!(
+            "could not {doing} the database {shown}, which another program has locked (fuser -v \
+             '{shown}' shows which)"
+        );
+        return OutOfTime::new(not_done).into();
     }
     let busy;
     let advice = match error.sqlite_error_code() {

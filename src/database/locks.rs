@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use rusqlite::Connection;
 
 use super::errors::explain;
 use super::{Database, WriteError, Writing};
-use crate::stop::Deadline;
+use crate::stop::{Deadline, OutOfTime};
 
 /// How long this program waits for another program's lock, unless its deadline is nearer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,7 +112,7 @@ impl Database {
             // Not under the lock: it may be long.
             let mut log = self.log.borrow_mut();
             log.read_once(&self.connection)
-                .map_err(|error| explain(&error, "read", &self.path))?;
+                .map_err(|error| explain(&error, "read", &self.path, self.deadline))?;
         }
         let mut at_most = items.len();
         let mut locked_since = None;
@@ -127,7 +127,10 @@ impl Database {
                 Ok(outcomes) => outcomes,
                 Err(WriteError::Locked(error)) => {
                     let since = *locked_since.get_or_insert(began);
-                    if since.elapsed() > BUSY_TIMEOUT || self.deadline.is_reached() {
+                    if self.deadline.is_reached() {
+                        return Err(not_written(items.len()));
+                    }
+                    if since.elapsed() > BUSY_TIMEOUT {
                         return Err(error);
                     }
                     self.turns.held = self.turns.held.max(LONGEST);
@@ -183,7 +186,5 @@ impl Database {
 }
 
 fn not_written(count: usize) -> anyhow::Error {
-    anyhow!(Deadline::message(&format!(
-        "{count} changes were not written"
-    )))
+    OutOfTime::new(format!("{count} changes were not written")).into()
 }

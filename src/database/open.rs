@@ -55,14 +55,14 @@ impl Database {
         };
         let mut connection =
             Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-                .map_err(|error| explain(&error, "open", path))?;
-        let unreadable = |error| explain(&error, "read", path);
+                .map_err(|error| explain(&error, "open", path, deadline))?;
+        let unreadable = |error| explain(&error, "read", path, deadline);
         let waiting = Waiting::default();
         waiting
             .set_up(&mut connection, deadline)
             .map_err(unreadable)?;
         prepare(&connection).map_err(unreadable)?;
-        check_contract(&connection, access, path)?;
+        check_contract(&connection, access, path, deadline)?;
         let log = Rc::default();
         let keysat = Keysat::recognize(&connection, Rc::clone(&log)).map_err(unreadable)?;
         let mut views = Views::of_the_contract(&connection).map_err(unreadable)?;
@@ -150,9 +150,14 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "foreign_keys", true)
 }
 
-fn check_contract(connection: &Connection, access: Access, path: &Path) -> Result<()> {
+fn check_contract(
+    connection: &Connection,
+    access: Access,
+    path: &Path,
+    deadline: Deadline,
+) -> Result<()> {
     let shown = path.display();
-    let unreadable = |error| explain(&error, "read", path);
+    let unreadable = |error| explain(&error, "read", path, deadline);
     let missing = contract::missing(connection).map_err(unreadable)?;
     if !missing.is_empty() {
         bail!(

@@ -41,7 +41,12 @@ impl Database {
                 .query_row(WAS_JUST_TOUCHED, values, |row| row.get(0));
         match touched {
             Ok(touched) => Ok(touched == Some(true)),
-            Err(error) => Err(explain(&error, "read an invoice of", &self.path)),
+            Err(error) => Err(explain(
+                &error,
+                "read an invoice of",
+                &self.path,
+                self.deadline,
+            )),
         }
     }
 
@@ -90,7 +95,7 @@ impl Database {
             )?;
             Ok((here, history.collect::<rusqlite::Result<_>>()?))
         };
-        read().map_err(|error| explain(&error, "read an invoice of", &self.path))
+        read().map_err(|error| explain(&error, "read an invoice of", &self.path, self.deadline))
     }
 }
 

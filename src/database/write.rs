@@ -21,6 +21,7 @@ use super::{Access, Database, audit};
 use crate::attention::{NoteRow, Past};
 use crate::decide::{Change, Doubt, Issue, Written};
 use crate::invoice::{Invoice, InvoiceId, License, LicenseId, LocalStatus, Missing, Sale};
+use crate::stop::Deadline;
 
 /// Why something could not be written.
 #[derive(Debug)]
@@ -54,6 +55,7 @@ pub struct Writing<'database> {
     transaction: Transaction<'database>,
     access: Access,
     path: &'database Path,
+    deadline: Deadline,
     keysat: Option<&'database Keysat>,
     log: &'database RefCell<Log>,
     clock: Clock,
@@ -89,7 +91,7 @@ impl Database {
     pub fn past(&self, id: &InvoiceId) -> Result<Past> {
         let mut log = self.log.borrow_mut();
         log.read_once(&self.connection)
-            .map_err(|error| explain(&error, "read", &self.path))?;
+            .map_err(|error| explain(&error, "read", &self.path, self.deadline))?;
         Ok(log.past(id))
     }
 
@@ -100,7 +102,7 @@ impl Database {
 
     /// Begins a transaction; in a dry run, one that only reads.
     pub(super) fn begin(&mut self) -> Result<Writing<'_>> {
-        let unavailable = |error| explain(&error, "write to", &self.path);
+        let unavailable = |error| explain(&error, "write to", &self.path, self.deadline);
         let behavior = match self.access {
             Access::Read => TransactionBehavior::Deferred,
             Access::Write => TransactionBehavior::Immediate,
@@ -116,6 +118,7 @@ impl Database {
             transaction,
             access: self.access,
             path: &self.path,
+            deadline: self.deadline,
             keysat: self.keysat.as_ref(),
             log,
             clock: self.clock,
@@ -287,9 +290,9 @@ impl Writing<'_> {
     pub(super) fn commit(self) -> Result<(), WriteError> {
         self.transaction.commit().map_err(|error| {
             if is_locked(&error) {
-                WriteError::Locked(explain(&error, "write to", self.path))
+                WriteError::Locked(explain(&error, "write to", self.path, self.deadline))
             } else if concerns_the_file(&error) {
-                WriteError::Database(explain(&error, "write to", self.path))
+                WriteError::Database(explain(&error, "write to", self.path, self.deadline))
             } else {
                 WriteError::Transaction(refused(&error))
             }
@@ -300,7 +303,7 @@ impl Writing<'_> {
         let error = match error.downcast::<rusqlite::Error>() {
             Ok(error) if is_interrupted(&error) => return WriteError::Interrupted,
             Ok(error) if concerns_the_file(&error) => {
-                return WriteError::Database(explain(&error, "write to", self.path));
+                return WriteError::Database(explain(&error, "write to", self.path, self.deadline));
             }
             Ok(error) => refused(&error),
             Err(error) => error,

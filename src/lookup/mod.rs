@@ -13,7 +13,7 @@ use log::{debug, info};
 
 use crate::btcpay::{AskError, Btcpay, Listed, Page, Window};
 use crate::invoice::{Answer, BtcpayInvoiceId, Invoice};
-use crate::stop::Deadline;
+use crate::stop::{Deadline, OutOfTime};
 use plan::{Candidate, Plan, Step, Unanswered};
 
 /// What became of some of the candidates.
@@ -23,14 +23,6 @@ pub enum LookedUp {
     Failed(Invoice, Error),
     /// The store has no such invoice.
     NotInStore(Invoice),
-}
-
-/// Why the loop ended early.
-pub struct Stopped {
-    pub error: Error,
-    /// The deadline or a signal.
-    pub out_of_time: bool,
-    pub not_checked: usize,
 }
 
 /// Looks up each of `candidates`, oldest first, at Unix second `now`, and hands every result to
@@ -46,7 +38,7 @@ pub fn look_up(
     now: i64,
     deadline: Deadline,
     found: impl FnMut(LookedUp) -> Result<()>,
-) -> Result<(), Stopped> {
+) -> Result<()> {
     let known = candidates.iter().map(|invoice| Candidate {
         created: invoice.created,
         id_bytes: invoice.id.0.len(),
@@ -58,7 +50,7 @@ pub fn look_up(
         not_checked: candidates.len(),
         candidates: candidates.into_iter().map(Some).collect(),
         errors: HashMap::new(),
-        asked_to_wait: None,
+        wish: None,
         btcpay,
         began: Instant::now(),
         deadline,
@@ -66,20 +58,32 @@ pub fn look_up(
     };
     let result = lookup.carry_out();
     let not_checked = lookup.not_checked;
-    result.map_err(|error| Stopped {
-        out_of_time: matches!(error, AskError::Stopped(_)),
-        error: match error {
-            AskError::Stopped(last) => out_of_time(not_checked, last),
-            other => other.into(),
-        },
-        not_checked,
+    result.map_err(|error| match error {
+        AskError::Stopped(last) => OutOfTime::new(left_over(not_checked)).after(last).into(),
+        other => other.into(),
     })
 }
 
-fn out_of_time(not_checked: usize, last: Option<Error>) -> Error {
-    let message = Deadline::message(&format!("{not_checked} invoices were not checked"));
-    let last = last.map_or_else(String::new, |last| format!(". Last error: {last:#}"));
-    anyhow!("{message}{last}")
+fn left_over(not_checked: usize) -> String {
+    format!("{not_checked} invoices were not checked")
+}
+
+/// A wish to be left alone.
+struct Wish {
+    time: Duration,
+    until: Duration,
+    /// What came with it.
+    error: Error,
+}
+
+impl Wish {
+    fn new(time: Duration, now: Duration, error: Error) -> Self {
+        Self {
+            time,
+            until: now.saturating_add(time),
+            error,
+        }
+    }
 }
 
 struct Lookup<'run, Found> {
@@ -90,8 +94,8 @@ struct Lookup<'run, Found> {
     places: HashMap<BtcpayInvoiceId, usize>,
     /// The last error of those that will be tried again.
     errors: HashMap<usize, Error>,
-    /// What came with the last wish to be asked later.
-    asked_to_wait: Option<Error>,
+    /// The last one.
+    wish: Option<Wish>,
     not_checked: usize,
     btcpay: &'run mut Btcpay,
     began: Instant,
@@ -123,15 +127,25 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
                 },
                 Step::WaitUntil(time) => {
                     let wait = time.saturating_sub(self.began.elapsed());
-                    if self.deadline.shrink(wait) < wait {
-                        let last = self.errors.drain().next().map(|(_, error)| error);
-                        return Err(AskError::Stopped(last.or(self.asked_to_wait.take())));
+                    if self.deadline.longest_wait() < wait {
+                        return Err(self.waits_no_longer(time));
                     }
                     debug!("waiting {} ms", wait.as_millis());
                     self.deadline.sleep(wait);
                 }
                 Step::Done => return Ok(()),
             }
+        }
+    }
+
+    /// The wait until `time` is too long.
+    fn waits_no_longer(&mut self, time: Duration) -> AskError {
+        match self.wish.take().filter(|wish| wish.until >= time) {
+            Some(wish) => {
+                let left = OutOfTime::left_alone(wish.time, left_over(self.not_checked));
+                AskError::Fatal(left.after(Some(wish.error)).into())
+            }
+            None => AskError::Stopped(self.errors.drain().next().map(|(_, error)| error)),
         }
     }
 
@@ -145,9 +159,10 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
             Err(gone @ AskError::Unanswered { .. }) if !self.btcpay.connected() => Err(gone),
             Err(AskError::Unanswered { error, retry_after }) => {
                 self.one_by_one(&error);
-                if let Some(wait) = retry_after {
-                    self.plan.pause(wait, self.began.elapsed());
-                    self.asked_to_wait = Some(error);
+                if let Some(time) = retry_after {
+                    let now = self.began.elapsed();
+                    self.plan.pause(time, now);
+                    self.wish = Some(Wish::new(time, now, error));
                 }
                 Ok(None)
             }
@@ -240,9 +255,9 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
                 self.hand_on(place, |invoice| LookedUp::Failed(invoice, error))
             }
             Err(AskError::Unanswered { error, retry_after }) => {
-                let (now, left) = (self.began.elapsed(), self.deadline.shrink(Duration::MAX));
-                if retry_after.is_some() {
-                    self.asked_to_wait = Some(anyhow!("{error:#}"));
+                let (now, left) = (self.began.elapsed(), self.deadline.longest_wait());
+                if let Some(time) = retry_after {
+                    self.wish = Some(Wish::new(time, now, anyhow!("{error:#}")));
                 }
                 match self.plan.unanswered(place, retry_after, now, left) {
                     Unanswered::TriedAgain => {

@@ -25,7 +25,7 @@ use crate::invoice::{
     Answer, BtcpayInvoiceId, BtcpayStatus, CountDrift, Invoice, InvoiceId, LicenseId, LocalStatus,
     Payment, RedemptionStatus, Sale,
 };
-use crate::stop::Signal;
+use crate::stop::{OutOfTime, Signal};
 use advice::Advice;
 pub use named::Named;
 
@@ -65,6 +65,9 @@ pub struct Report {
     /// Why the run stopped early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The signal, if it was one that stopped the run.
+    #[serde(skip)]
+    stopped_by: Option<Signal>,
     /// How many changes there are, in `changes` or printed already.
     #[serde(skip)]
     changed: u64,
@@ -265,6 +268,7 @@ impl Report {
             requests: 0,
             elapsed_ms: 0,
             error: None,
+            stopped_by: None,
             changed: 0,
             live: live.then(|| Live {
                 stdout: BufWriter::new(anstream::stdout()),
@@ -393,6 +397,12 @@ impl Report {
         });
     }
 
+    /// The run stopped early.
+    pub fn stopped(&mut self, error: &anyhow::Error) {
+        self.error = Some(format!("{error:#}"));
+        self.stopped_by = OutOfTime::signal(error);
+    }
+
     pub fn exit(&self) -> Exit {
         match (&self.error, self.failures.is_empty()) {
             (Some(_), _) => Exit::Stopped,
@@ -489,7 +499,7 @@ impl Report {
             }
         }
         // The summary names a signal.
-        if let (Some(stopped), None) = (&self.error, Signal::received()) {
+        if let (Some(stopped), None) = (&self.error, self.stopped_by) {
             error!("{stopped}");
         }
     }

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use super::escape;
 use super::{Acknowledged, Changed, Reader, Report, Resolved, drift, named, table};
-use crate::stop::Signal;
 
 /// Writes the report, or nothing if nothing happened and `reader` wants no summary of that.
 pub fn write(
@@ -136,14 +135,15 @@ fn summary(report: &Report) -> String {
         report.elapsed_ms,
         match (&report.error, report.not_asked) {
             (None, _) => String::new(),
-            (Some(_), 0) => format!("; {}", stopped()),
-            (Some(_), left) => format!("; {}, {left} not checked", stopped()),
+            (Some(_), 0) => format!("; {}", stopped(report)),
+            (Some(_), left) => format!("; {}, {left} not checked", stopped(report)),
         },
     )
 }
 
-fn stopped() -> String {
-    Signal::received().map_or("stopped early".into(), |signal| {
-        format!("stopped by {}", signal.name())
-    })
+fn stopped(report: &Report) -> String {
+    match report.stopped_by {
+        Some(signal) => format!("stopped by {}", signal.name()),
+        None => "stopped early".into(),
+    }
 }

@@ -155,7 +155,7 @@ fn persistent_lock_is_reported() {
     shop.reconcile()
         .option("--deadline", "1")
         .exits(1)
-        .warns("error: cannot read the database [..]: database is locked. Another program held the lock for longer than reconcile waits (10 s at most). [..]");
+        .warns("error: deadline reached: could not read the database [..], which another program has locked (fuser -v '[..]' shows which). [..]");
     drop(lock);
     shop.reconcile().exits(0);
     assert_eq!(shop.state("a"), "settled, licensed");

@@ -112,7 +112,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--deadline", "1")
         .exits(1)
-        .warns("error: [..]Another program held the lock [..]. The next run tries again; if this repeats, fuser -v '/[..]/licenses.db' shows who holds it");
+        .warns("error: deadline reached: could not read the database /[..]/licenses.db, which another program has locked (fuser -v '/[..]/licenses.db' shows which). The next run continues; [..]");
     drop(lock);
 
     // A host name that does not resolve.

@@ -1,7 +1,7 @@
 //! A run that is stopped, or whose output or database goes away, tells what it did.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::btcpay::Fault;
+use crate::btcpay::{Fault, KEY};
 use crate::network::{listen, read_head};
 use crate::program::{Run, line_matches};
 use crate::shop::Shop;
@@ -117,6 +117,133 @@ fn signalled_run_ends_its_json() {
     assert_eq!(
         report["changes"].as_array().unwrap().len(),
         settled(&shop).len()
+    );
+}
+
+/// A run that waits for its API key until it has got these signals; and what it said then.
+fn signalled_before_it_began(
+    run: Run,
+    shop: &Shop,
+    names: &[&str],
+) -> (Option<i32>, String, String) {
+    let pipe = shop.path("key");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let child = start(run.option("--api-key-file", pipe.to_str().unwrap()));
+    // Opens once the run reads.
+    let mut key = OpenOptions::new().write(true).open(&pipe).unwrap();
+    for name in names {
+        signal(&child, name);
+    }
+    key.write_all(KEY.as_bytes()).unwrap();
+    drop(key);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let died_of = output.status.signal();
+    (died_of, text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn signals_that_come_together_are_told() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let names = ["TERM", "TERM", "TERM"];
+    let (died_of, stdout, stderr) = signalled_before_it_began(shop.reconcile(), &shop, &names);
+    assert_eq!(died_of, Some(15), "{stderr}");
+    assert!(stdout.contains("; stopped by SIGTERM"), "{stdout}{stderr}");
+    assert_eq!(shop.statuses(), "1 pending");
+}
+
+#[test]
+fn signal_hides_no_other_error() {
+    let shop = Shop::open();
+    let run = shop
+        .reconcile()
+        .option("--database", "/nowhere/licenses.db");
+    let (died_of, stdout, stderr) = signalled_before_it_began(run, &shop, &["TERM"]);
+    assert_eq!(died_of, Some(15));
+    assert!(stdout.contains("; stopped early"), "{stdout}");
+    assert!(stderr.starts_with("error: no database at "), "{stderr}");
+}
+
+#[test]
+fn signal_is_not_blamed_on_another_program() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    let service = shop.connection();
+    service.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let run = shop.reconcile().option("--format", "json");
+    let (died_of, stdout, _) = signalled_before_it_began(run, &shop, &["TERM"]);
+    assert_eq!(died_of, Some(15));
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    let error = report["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("stopped by SIGTERM: could not "),
+        "{error}"
+    );
+}
+
+/// Another program takes the write lock during the next request for `what`, and keeps it until the
+/// receiver is dropped.
+fn locked_when_asked_for(what: &str, shop: &Shop) -> mpsc::Receiver<rusqlite::Connection> {
+    let (keep, kept) = mpsc::channel();
+    let service = shop.connection();
+    shop.btcpay.when_asked_for(what, move || {
+        service.execute_batch("BEGIN IMMEDIATE").unwrap();
+        keep.send(service).unwrap();
+    });
+    kept
+}
+
+#[test]
+fn only_what_is_done_counts_as_checked() {
+    let shop = Shop::open();
+    shop.many_sales(60, |_| "Settled");
+    let _locked = locked_when_asked_for("list", &shop);
+    let report = shop.reconcile().option("--deadline", "1").json(1);
+    assert_eq!(report["checked"], 0, "{report}");
+    assert_eq!(report["not_asked"], 60);
+    let error = report["error"].as_str().unwrap();
+    assert!(error.starts_with("deadline reached: "), "{error}");
+}
+
+#[test]
+fn deadline_is_no_failure_while_an_older_invoice_is_written() {
+    let shop = Shop::open();
+    let days_ago = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-5 days')";
+    shop.sale("old").created(days_ago).made();
+    let locked = locked_when_asked_for("btc-old", &shop);
+    let recheck = || shop.reconcile().flag("--recheck");
+    let report = recheck().option("--deadline", "1").json(0);
+    assert_eq!(report["checked"], 0, "{report}");
+    drop(locked);
+    recheck().exits(0);
+    assert_eq!(shop.statuses(), "1 settled");
+}
+
+#[test]
+fn deadline_ends_a_listing_that_takes_minutes() {
+    let shop = Shop::open();
+    shop.sql(
+        "ALTER TABLE invoices RENAME TO some_invoices;
+         CREATE VIEW invoices AS
+             WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n LIMIT 500000000)
+             SELECT some_invoices.* FROM n CROSS JOIN some_invoices;
+         CREATE TRIGGER update_of_the_view INSTEAD OF UPDATE ON invoices BEGIN SELECT 1; END",
+    );
+    let report = shop.reconcile().option("--deadline", "1").json(1);
+    let error = report["error"].as_str().unwrap();
+    assert!(
+        line_matches(
+            "deadline reached: could not list the invoices of [..] in time. [..]",
+            error
+        ),
+        "{error}"
     );
 }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::btcpay::{Fault, KEY};
 use crate::mixed::soak;
+use crate::program::line_matches;
 use crate::shop::{STOPPED, Shop, at_once};
 
 fn answer(status: u16) -> Fault {
@@ -88,6 +89,7 @@ fn retry_after_accepts_seconds_and_dates() {
         ("Retry-After: 20\r\n", "10"),
         ("Retry-After: 86400\r\n", "50"),
         ("Retry-After: Fri, 21 Oct 2095 07:28:00 GMT\r\n", "50"),
+        ("Retry-After: 601\r\n", "0"),
     ] {
         let shop = Shop::open();
         shop.sale("a").made();
@@ -100,6 +102,39 @@ fn retry_after_accepts_seconds_and_dates() {
             .warns("error: invoice a [..]429[..]");
         assert_eq!(lookups(&shop), 2, "{headers}");
         assert_eq!(shop.state("b"), "settled, licensed");
+    }
+}
+
+#[test]
+fn run_that_would_have_to_wait_too_long_says_who_asked_for_it() {
+    for (headers, seconds, deadline) in [
+        ("Retry-After: 120\r\n", 120, "50"),
+        ("Retry-After: 3600\r\n", 3600, "0"),
+    ] {
+        for what in ["list", "single"] {
+            let shop = Shop::open();
+            shop.many_sales(30, |_| "Settled");
+            let busy = Fault::Answer(429, headers, String::new());
+            shop.btcpay.fails(
+                "list",
+                if what == "list" {
+                    busy.clone()
+                } else {
+                    answer(422)
+                },
+            );
+            for place in 0..30 {
+                shop.btcpay.fails(&format!("btc-{place}"), busy.clone());
+            }
+            let report = shop.reconcile().option("--deadline", deadline).json(1);
+            let error = report["error"].as_str().unwrap();
+            let expected = format!(
+                "BTCPay Server, or a proxy in front of it, asked to be left alone for {seconds} s, \
+                 longer than this run waits: [..] invoices were not checked. The next run continues. \
+                 Last error: [..] 429 [..]"
+            );
+            assert!(line_matches(&expected, error), "{error}");
+        }
     }
 }
 
