@@ -10,8 +10,10 @@ use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
 use crate::database::{Database, WriteError, Writing};
 use crate::invoice::{Answer, Invoice};
+use crate::proof::{Probe, probe};
+use crate::reconcile::Word;
 use crate::report::Report;
-use crate::run::{Word, new_report, probe};
+use crate::run::new_report;
 use crate::stop::Deadline;
 
 /// Acknowledges the invoices of these ids, the service's or BTCPay's, at Unix second `now`: all of
@@ -100,7 +102,7 @@ fn ask(
         report.checked += 1;
     }
     // That the store does not have one is believed only of our own store.
-    let is_ours = missing.is_empty() || store_is_ours || probe(btcpay, database)?;
+    let is_ours = missing.is_empty() || store_is_ours || probe(btcpay, database)? == Probe::Ours;
     for (invoice, error) in missing {
         if is_ours {
             answered.push((invoice, None));

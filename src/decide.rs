@@ -8,6 +8,10 @@ use crate::invoice::{
     LocalStatus, Missing, Money, Purpose, Redemption, RedemptionStatus, Tip,
 };
 
+/// Seconds after which BTCPay Server deletes expired invoices that nobody paid: six months, at their
+/// shortest.
+const DELETED_AFTER: i64 = 181 * 24 * 3600;
+
 /// What to write and what to report. Both may be nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
@@ -228,6 +232,12 @@ pub fn decide_missing(invoice: &Invoice) -> Option<Attention> {
         LocalStatus::Expired | LocalStatus::Invalid => is_half_closed(),
     };
     is_open.then_some(Attention::NotInBtcpay)
+}
+
+/// Whether BTCPay Server may have deleted `invoice` by itself by Unix second `now`, and nothing is
+/// left to do for it: that it is not there says nothing about the store.
+pub fn may_be_deleted(invoice: &Invoice, now: i64) -> bool {
+    decide_missing(invoice).is_none() && now - invoice.created > DELETED_AFTER
 }
 
 /// The decision on a paid invoice whose decision [gives](Decision::gives), in doubt.

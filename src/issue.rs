@@ -10,8 +10,9 @@ use crate::config::Config;
 use crate::database::{Database, WriteError, Writing};
 use crate::decide::{Doubt, decide_to_issue};
 use crate::invoice::{Answer, Invoice};
+use crate::reconcile::{Done, Moment, next_steps, rows, tell};
 use crate::report::Report;
-use crate::run::{Done, Moment, new_report, next_steps, rows, tell};
+use crate::run::new_report;
 use crate::stop::Deadline;
 
 /// Issues the license for the invoice of this id, the service's or BTCPay's, at Unix second `now`.

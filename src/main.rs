@@ -26,6 +26,8 @@ mod invoice;
 mod issue;
 mod lookup;
 mod named;
+mod proof;
+mod reconcile;
 mod report;
 mod run;
 mod stop;

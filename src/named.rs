@@ -10,8 +10,10 @@ use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
 use crate::database::{Database, Unreadable};
 use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId};
+use crate::proof::{Probe, probe};
+use crate::reconcile::{Moment, Word, reconcile};
 use crate::report::{Named, Report};
-use crate::run::{MOST_PAYMENTS, Moment, Word, new_report, probe, reconcile};
+use crate::run::{MOST_PAYMENTS, new_report};
 use crate::stop::Deadline;
 
 /// Looks into the invoices of these ids, the service's or BTCPay's, at Unix second `now`, and brings
@@ -111,7 +113,7 @@ fn ask(invoice: &Invoice, btcpay: &mut Btcpay, database: &Database) -> Result<Wo
     match btcpay.invoice(&invoice.btcpay_id) {
         Ok(listed) => Ok(Some(listed.answer)),
         Err(AskError::NotInStore(error)) => {
-            if probe(btcpay, database).map_err(AskError::Fatal)? {
+            if probe(btcpay, database).map_err(AskError::Fatal)? == Probe::Ours {
                 Ok(None)
             } else {
                 Err(AskError::NotInStore(error))

@@ -158,7 +158,7 @@ SELECT *
           LIMIT 100)
    AND is_ours = 1
  ORDER BY created_seconds DESC
- LIMIT 1";
+ LIMIT ?1";
 
 // As for candidates, the service gets to finish what it has just settled.
 const NOTED: &str = "
@@ -237,17 +237,20 @@ impl Database {
         Ok(listing)
     }
 
-    /// The newest invoice that was certainly paid in our store.
+    /// The newest invoices that were certainly paid in our store, `most` of them.
     ///
     /// # Errors
     ///
     /// As of [`Self::candidates`].
-    pub fn newest_paid(&self) -> Result<Option<Invoice>> {
+    pub fn newest_paid(&self, most: u32) -> Result<Vec<Invoice>> {
         let find = || {
             let mut statement = self.connection.prepare(NEWEST_PAID)?;
-            let mut rows = statement.query([])?;
-            let row = rows.next()?;
-            Ok(row.and_then(|row| read_invoice(row).ok()))
+            let mut rows = statement.query([most])?;
+            let mut paid = Vec::new();
+            while let Some(row) = rows.next()? {
+                paid.extend(read_invoice(row));
+            }
+            Ok(paid)
         };
         find().map_err(|error| explain(&error, "read an invoice of", &self.path, self.deadline))
     }

@@ -54,7 +54,8 @@ pub struct Report {
     /// Invoices of another payment provider, which are not looked up.
     #[serde(skip_serializing_if = "is_zero")]
     pub other_provider: u64,
-    /// Invoices that may be of another BTCPay store, and are: this one does not have them.
+    /// Invoices that this BTCPay store does not have, where nothing follows from that: they may be of
+    /// another store, or were closed long ago and deleted since.
     #[serde(skip_serializing_if = "is_zero")]
     pub not_in_store: u64,
     /// Invoices left over by a run that stopped early.

@@ -570,9 +570,76 @@ fn newest_paid_sale_proves_the_store() {
             assert_eq!(asked(&requests, "btc-paid"), 2, "once in each run");
             assert_eq!(asked(&requests, "btc-older"), 0);
             shop.is_gone("paid");
+            shop.reconcile().json(0);
+            assert_eq!(asked(&shop.btcpay.requests(), "btc-older"), 1);
+            shop.is_gone("older");
             shop.reconcile().json(1);
         }
     });
+}
+
+#[test]
+fn paid_sale_without_an_answer_is_no_dead_end() {
+    for fault in [answer(422), answer(500), Fault::Reset] {
+        let shop = Shop::open();
+        shop.many_sales(3, |_| "New");
+        shop.names_another_store();
+        let paid = |id, created| {
+            let sale = shop.sale(id).here("settled").licensed();
+            sale.created(created).made();
+        };
+        paid("older", "datetime('now', '-300 days')");
+        paid("newer", "datetime('now', '-200 days')");
+        shop.btcpay.fails("btc-newer", fault);
+        let report = shop.reconcile().json(0);
+        assert_eq!(count(&report["attention"]), 3);
+
+        // If no other has one, nothing is known.
+        shop.is_gone("older");
+        let report = shop.reconcile().json(1);
+        assert_eq!(report["attention"], json!([]));
+        let error = report["error"].as_str().unwrap();
+        assert!(!error.contains("--store-id"), "{error}");
+    }
+}
+
+#[test]
+fn invoices_closed_long_ago_are_no_dead_end_where_nothing_was_paid() {
+    let recheck = |shop: &Shop| {
+        let run = shop.reconcile().flag("--recheck");
+        run.option("--max-age-hours", "8760")
+    };
+    for version in [Version::UpTo2_3, Version::From2_4] {
+        let shop = Shop::open();
+        shop.btcpay.is_version(version);
+        for id in ["a", "b"] {
+            let sale = shop.sale(id).here("expired").there("Expired");
+            sale.created("datetime('now', '-200 days')").made();
+            shop.is_gone(id);
+        }
+        let before = shop.everything();
+        recheck(&shop)
+            .exits(0)
+            .prints("20[..] 2 checked, 2 not in this store; [..]")
+            .warns("");
+        assert!(shop.everything() == before);
+
+        // BTCPay keeps this one.
+        let sale = shop.sale("c").here("expired").there("Expired");
+        sale.created("datetime('now', '-100 days')").made();
+        recheck(&shop).exits(0).warns("");
+        shop.is_gone("c");
+        recheck(&shop)
+            .exits(1)
+            .warns("error: store [..] has none of the 3 invoices [..]--store-id[..]");
+
+        // This one says whose the store is.
+        shop.sql("DELETE FROM invoices WHERE id = 'c'");
+        let sale = shop.sale("paid").here("settled").licensed();
+        sale.created("datetime('now', '-300 days')").made();
+        shop.is_gone("paid");
+        recheck(&shop).exits(1);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms that it may use. A room uses only rooms above it.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("stop", &[]),
     ("invoice", &[]),
     ("cli", &[]),
@@ -19,6 +19,11 @@ const ROOMS: [(&str, &[&str]); 15] = [
         "config",
         &["cli", "invoice", "btcpay", "database", "report"],
     ),
+    ("proof", &["btcpay", "database"]),
+    (
+        "reconcile",
+        &["invoice", "decide", "attention", "database", "report"],
+    ),
     (
         "run",
         &[
@@ -31,6 +36,8 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "lookup",
             "report",
             "config",
+            "proof",
+            "reconcile",
         ],
     ),
     (
@@ -44,6 +51,8 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "database",
             "report",
             "config",
+            "proof",
+            "reconcile",
             "run",
         ],
     ),
@@ -57,6 +66,8 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "database",
             "report",
             "config",
+            "proof",
+            "reconcile",
             "run",
         ],
     ),
@@ -70,6 +81,8 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "database",
             "report",
             "config",
+            "proof",
+            "reconcile",
             "run",
         ],
     ),
