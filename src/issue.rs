@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow};
 use crate::attention::Occasion;
 use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
-use crate::database::{Database, WriteError, Writing};
+use crate::database::{Access, Database, WriteError, Writing};
 use crate::decide::{Doubt, decide_to_issue};
 use crate::invoice::{Answer, Invoice};
 use crate::reconcile::{Done, Moment, next_steps, rows, tell};
@@ -43,6 +43,9 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
     } else {
         let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
         let answer = btcpay.invoice(&invoice.btcpay_id);
+        if answer.is_ok() && config.access == Access::Read {
+            btcpay.warn_of_powers();
+        }
         report.requests = btcpay.requests();
         answer.map(|listed| listed.answer)
     };

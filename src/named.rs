@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::attention::Occasion;
 use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
-use crate::database::{Database, Unreadable};
+use crate::database::{Access, Database, Unreadable};
 use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId};
 use crate::proof::{Probe, probe};
 use crate::reconcile::{Moment, Word, reconcile};
@@ -54,6 +54,10 @@ fn look_into_until_stopped(
         };
         report.requests = btcpay.requests();
         looked?;
+    }
+    if config.access == Access::Read {
+        btcpay.warn_of_powers();
+        report.requests = btcpay.requests();
     }
     Ok(())
 }

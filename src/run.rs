@@ -104,6 +104,9 @@ fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Repo
             asked.and(asking.report_missing())
         };
         ask_for_payments(&mut btcpay, report);
+        if result.is_ok() && config.access == Access::Read {
+            btcpay.warn_of_powers();
+        }
         report.requests = btcpay.requests();
         result?;
     }

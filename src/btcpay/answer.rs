@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use anyhow::{Context, Result, bail, ensure};
+use reqwest::StatusCode;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -224,7 +225,7 @@ fn additional(word: Option<&str>) -> AdditionalStatus {
     }
 }
 
-/// A decimal given as a JSON string or number, exactly as written.
+/// A decimal from 0 on, given as a JSON string or number, exactly as written.
 fn decimal(json: &RawValue) -> Result<Decimal> {
     let text = match json.get().strip_prefix('"') {
         Some(_) => serde_json::from_str::<Cow<str>>(json.get())?,
@@ -233,17 +234,39 @@ fn decimal(json: &RawValue) -> Result<Decimal> {
     let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
     let exact = Decimal::from_str_exact(digits)
         .and_then(|_| Decimal::from_scientific(&format!("{digits}e{exponent}")));
-    exact.with_context(|| format!("'{text}' is not a decimal number that can be read exactly"))
+    let exact = exact
+        .with_context(|| format!("'{text}' is not a decimal number that can be read exactly"))?;
+    ensure!(exact >= Decimal::ZERO, "'{text}' is negative");
+    Ok(exact)
 }
 
-/// Whether a 404 comes from BTCPay Server and is about the invoice, not from a proxy about the path.
-pub fn says_invoice_not_found(body: &[u8]) -> bool {
+/// What BTCPay Server itself says when it refuses. What stands in front of it says other things.
+pub enum Refusal {
+    /// Of the key, and why.
+    Unauthenticated(String),
+    /// Of the key; since 2.4 also of any invoice or store that is not there.
+    MissingPermission,
+    InvoiceNotFound,
+}
+
+/// None if `body` is not BTCPay Server's.
+pub fn refusal(status: StatusCode, body: &[u8]) -> Option<Refusal> {
     #[derive(Deserialize)]
     struct ErrorJson<'body> {
         #[serde(borrow)]
         code: Cow<'body, str>,
+        #[serde(borrow, default)]
+        message: Cow<'body, str>,
     }
-    serde_json::from_slice::<ErrorJson>(body).is_ok_and(|error| error.code == "invoice-not-found")
+    let json: ErrorJson = serde_json::from_slice(body).ok()?;
+    match (status, &*json.code) {
+        (StatusCode::UNAUTHORIZED, "unauthenticated") => {
+            Some(Refusal::Unauthenticated(json.message.into_owned()))
+        }
+        (StatusCode::FORBIDDEN, "missing-permission") => Some(Refusal::MissingPermission),
+        (StatusCode::NOT_FOUND, "invoice-not-found") => Some(Refusal::InvoiceNotFound),
+        _ => None,
+    }
 }
 
 /// Whether `body` is a list, whatever is on it.
@@ -309,6 +332,9 @@ mod tests {
             r#""1e""#,
             r#""1e1e1""#,
             r#""\ud800""#,
+            r#""-0.00021""#,
+            "-1",
+            "-1e-8",
         ] {
             assert!(answer(&format!(r#""amount":{json}"#)).is_err(), "{json}");
         }
@@ -400,7 +426,8 @@ mod tests {
             for body in [json.clone(), format!("[{json}]")] {
                 let _ = parse(body.as_bytes(), &asked(), "shop");
                 let _ = parse_page(body.as_bytes(), "shop");
-                let _ = (says_invoice_not_found(body.as_bytes()), is_list(body.as_bytes()));
+                let _ = is_list(body.as_bytes());
+                let _ = refusal(StatusCode::FORBIDDEN, body.as_bytes());
             }
         }
 

@@ -1,12 +1,18 @@
-//! The questions: one invoice, a page of the store's list, and whether the key opens the store.
+//! The questions: one invoice, a page of the store's list, whether the key opens the store, and what
+//! else it opens.
 
 use anyhow::{Error, anyhow};
+use log::warn;
 use reqwest::{StatusCode, Url};
 
-use super::answer::{self, Listed, Page};
+use super::answer::{self, Listed, Page, Refusal};
+use super::key::Permissions;
 use super::transport::{ANOTHER_SERVER, ApiKey, AskError, Response, Transport};
 use crate::invoice::{BtcpayInvoiceId, InvoiceId, Payment, Store};
 use crate::stop::Deadline;
+
+/// What BTCPay Server begins a refusal of the key with.
+const BEFORE_THE_REASON: &str = "ApiKey authentication failed: ";
 
 /// One store of a BTCPay Server.
 pub struct Btcpay {
@@ -63,31 +69,33 @@ impl Btcpay {
     ///
     /// See [`AskError`].
     pub fn invoice(&mut self, id: &BtcpayInvoiceId) -> Result<Listed, AskError> {
-        let response = self.transport.get(&self.address(Some(id)))?;
-        match response.status {
-            StatusCode::OK if response.is_web_page() => {
-                self.check_key()?;
-                Err(AskError::Refused(web_page(&response)))
-            }
-            StatusCode::OK => answer::parse(&response.body, id, &self.store.id)
-                .map_err(|error| self.not_understood(&error, &response)),
-            StatusCode::UNAUTHORIZED => Err(key_refused()),
-            StatusCode::NOT_FOUND if answer::says_invoice_not_found(&response.body) => {
-                Err(not_in_store(response.status))
-            }
-            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => match self.check_key()? {
-                KeyCheck::Good => Err(not_in_store(response.status)),
+        let response = self.transport.get(&self.invoices(Some(id)))?;
+        let status = response.status;
+        match answer::refusal(status, &response.body) {
+            Some(Refusal::Unauthenticated(reason)) => Err(self.key_refused(&reason)),
+            Some(Refusal::InvoiceNotFound) => Err(self.not_in_store(status)),
+            Some(Refusal::MissingPermission) => match self.check_key()? {
+                KeyCheck::Good => Err(self.not_in_store(status)),
                 KeyCheck::Unclear => Err(AskError::Refused(
                     self.transport.unexpected(&response).context(
                         "BTCPay Server did not return the invoice, perhaps because of the API key",
                     ),
                 )),
             },
-            status => {
-                if status.is_redirection() {
+            None if status == StatusCode::OK && !response.is_web_page() => {
+                answer::parse(&response.body, id, &self.store.id)
+                    .map_err(|error| self.not_understood(&error, &response))
+            }
+            None => {
+                // Does it stand in the way of everything?
+                if status == StatusCode::OK || status.is_redirection() || is_refusal(status) {
                     self.check_key()?;
                 }
-                Err(AskError::Refused(self.transport.unexpected(&response)))
+                Err(AskError::Refused(if status == StatusCode::OK {
+                    self.web_page(&response)
+                } else {
+                    self.transport.unexpected(&response)
+                }))
             }
         }
     }
@@ -98,7 +106,7 @@ impl Btcpay {
     ///
     /// See [`AskError`].
     pub fn payments(&mut self, id: &BtcpayInvoiceId) -> Result<Vec<Payment>, AskError> {
-        let mut url = self.address(Some(id));
+        let mut url = self.invoices(Some(id));
         if let Ok(mut path) = url.path_segments_mut() {
             path.push("payment-methods");
         }
@@ -155,8 +163,9 @@ impl Btcpay {
     }
 
     fn not_understood(&self, error: &Error, response: &Response) -> AskError {
-        let what = format!("{error:#}. What came: {}", response.what_came());
-        AskError::Refused(Error::msg(self.transport.without_key(&what)))
+        let error = self.transport.without_key(&format!("{error:#}"));
+        let came = self.transport.what_came(response);
+        AskError::Refused(anyhow!("{error}. What came: {came}"))
     }
 
     /// Checks that the address, the store and the key give access to the store's invoices.
@@ -171,13 +180,13 @@ impl Btcpay {
         } else if response.status != StatusCode::OK {
             Err(AskError::Refused(self.transport.unexpected(&response)))
         } else if response.is_web_page() {
-            Err(AskError::Fatal(web_page(&response)))
+            Err(AskError::Fatal(self.web_page(&response)))
         } else if answer::is_list(&response.body) {
             Ok(())
         } else {
             Err(AskError::Refused(anyhow!(
                 "got {} instead of a list of invoices. {ANOTHER_SERVER}",
-                self.transport.without_key(&response.what_came())
+                self.transport.what_came(&response)
             )))
         }
     }
@@ -203,56 +212,120 @@ impl Btcpay {
 
     /// Requests the store's list. A refusal is about the key, the store id or the address.
     fn list(&mut self, query: &[(&str, String)]) -> Result<Response, AskError> {
-        let mut url = self.address(None);
+        let mut url = self.invoices(None);
         url.query_pairs_mut().extend_pairs(query);
         let response = self.transport.get(&url)?;
-        let Store { url, id } = &self.store;
-        match response.status {
-            StatusCode::UNAUTHORIZED => Err(key_refused()),
-            StatusCode::FORBIDDEN => Err(AskError::Fatal(anyhow!(
-                "this API key may not see the invoices of store {id} (403). Correct --store-id, or \
-                 give the key the permission 'View invoices' (btcpay.store.canviewinvoices) for \
-                 this store"
-            ))),
-            StatusCode::NOT_FOUND => Err(AskError::Fatal(anyhow!(
-                "no store {id} at {url} (404). Correct --store-id, or --btcpay-url if BTCPay Server \
-                 has another path"
-            ))),
-            _ => Ok(response),
+        if !is_refusal(response.status) {
+            return Ok(response);
+        }
+        let status = response.status.as_u16();
+        let came = self.transport.what_came(&response);
+        let url = &self.store.url;
+        Err(match answer::refusal(response.status, &response.body) {
+            Some(Refusal::Unauthenticated(reason)) => self.key_refused(&reason),
+            Some(Refusal::MissingPermission) => AskError::Fatal(self.store_refused()),
+            Some(Refusal::InvoiceNotFound) => AskError::Fatal(self.transport.unexpected(&response)),
+            None if response.status == StatusCode::NOT_FOUND => AskError::Fatal(anyhow!(
+                "no BTCPay Server API at {url} ({status}: {came}). {}",
+                self.transport.right_address()
+            )),
+            None => AskError::Fatal(anyhow!(
+                "a proxy in front of BTCPay Server at {url} refused the request ({status}: {came}). \
+                 Let it pass requests to /api/v1, or set --btcpay-url to BTCPay Server itself"
+            )),
+        })
+    }
+
+    /// Why the store is refused, as far as BTCPay Server says what the key may do.
+    fn store_refused(&mut self) -> Error {
+        let Some(permissions) = self.permissions() else {
+            return anyhow!(
+                "this API key may not see the invoices of store {} (403). Correct --store-id, or \
+                 create a key with the permission 'View invoices' (btcpay.store.canviewinvoices) for \
+                 this store",
+                self.store.id
+            );
+        };
+        let why = permissions.why_not(&self.store.id);
+        Error::msg(self.transport.without_key(&why))
+    }
+
+    /// Warns of a key that can do more than this program needs. Says nothing if BTCPay Server does not
+    /// say what it can.
+    pub fn warn_of_powers(&mut self) {
+        let permissions = self.permissions();
+        if let Some(more) = permissions.and_then(|permissions| permissions.more_than_look()) {
+            warn!(
+                "the API key can do more than look: {}. Create one with only 'View invoices' \
+                 (btcpay.store.canviewinvoices) for this store, and remove this one",
+                self.transport.without_key(&more)
+            );
         }
     }
 
+    /// What the key may do; None if BTCPay Server does not say. The answer holds the key: nothing of it
+    /// is quoted.
+    fn permissions(&mut self) -> Option<Permissions> {
+        let response = self
+            .transport
+            .get(&self.api(&["api-keys", "current"]))
+            .ok()?;
+        (response.status == StatusCode::OK)
+            .then(|| Permissions::parse(&response.body))
+            .flatten()
+    }
+
+    fn key_refused(&self, reason: &str) -> AskError {
+        let reason = reason.strip_prefix(BEFORE_THE_REASON).unwrap_or(reason);
+        let reason = self.transport.without_key(reason.trim_end_matches('.'));
+        // The only reason for which another key of the same user is of no use.
+        let first = if reason.contains("disabled") {
+            "Enable the account, or create a key with another one"
+        } else {
+            "Create one under Account, API Keys"
+        };
+        AskError::Fatal(anyhow!(
+            "BTCPay Server refused the API key (401): {reason}. {first}, with the permission 'View \
+             invoices' (btcpay.store.canviewinvoices) for the store, and put it into the key file"
+        ))
+    }
+
+    fn not_in_store(&self, status: StatusCode) -> AskError {
+        AskError::NotInStore(anyhow!(
+            "store {} in BTCPay Server has no such invoice ({}). Is --store-id right? BTCPay deletes \
+             expired unpaid invoices after six months",
+            self.store.id,
+            status.as_u16()
+        ))
+    }
+
+    fn web_page(&self, response: &Response) -> Error {
+        anyhow!(
+            "got {} instead of an invoice. {ANOTHER_SERVER}",
+            self.transport.what_came(response)
+        )
+    }
+
     /// Of one invoice, or of the store's list.
-    fn address(&self, invoice: Option<&BtcpayInvoiceId>) -> Url {
+    fn invoices(&self, invoice: Option<&BtcpayInvoiceId>) -> Url {
+        let mut path = vec!["stores", &*self.store.id, "invoices"];
+        path.extend(invoice.map(|id| &*id.0));
+        self.api(&path)
+    }
+
+    fn api(&self, path: &[&str]) -> Url {
         let mut url = self.store.url.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty()
-                .extend(["api", "v1", "stores", &self.store.id, "invoices"])
-                .extend(invoice.map(|id| &id.0));
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v1"]).extend(path);
         }
         url
     }
 }
 
-fn key_refused() -> AskError {
-    AskError::Fatal(anyhow!(
-        "BTCPay Server refused the API key (401). Create one under Account, API Keys, with the \
-         permission 'View invoices' (btcpay.store.canviewinvoices) for the store, and put it into \
-         the key file"
-    ))
-}
-
-fn not_in_store(status: StatusCode) -> AskError {
-    AskError::NotInStore(anyhow!(
-        "BTCPay's store has no such invoice ({}). If it was deleted there or belongs to another \
-         store, set its status to invalid in the database",
-        status.as_u16()
-    ))
-}
-
-fn web_page(response: &Response) -> Error {
-    anyhow!(
-        "got {} instead of an invoice. {ANOTHER_SERVER}",
-        response.what_came()
+/// Whether the store, its key or its address may be to blame.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
     )
 }

@@ -6,7 +6,9 @@
 
 mod answer;
 mod client;
+mod key;
 mod near;
+mod path;
 mod transport;
 
 pub use answer::{Listed, Page};

@@ -17,6 +17,7 @@ use reqwest::header::{
 use reqwest::{StatusCode, Url, redirect};
 
 use super::near::{is_near, is_this_machine};
+use super::path;
 use crate::invoice::without_password;
 use crate::stop::{Deadline, OutOfTime};
 
@@ -130,6 +131,7 @@ pub fn proxy_for(url: &Url) -> Option<Url> {
 }
 
 pub struct Response {
+    asked: Url,
     pub status: StatusCode,
     location: Option<String>,
     retry_after: Option<Duration>,
@@ -143,26 +145,6 @@ pub struct Response {
 impl Response {
     pub fn is_web_page(&self) -> bool {
         self.body.trim_ascii_start().first() == Some(&b'<')
-    }
-
-    /// What came, in words or as it begins.
-    pub fn what_came(&self) -> String {
-        let came = if self.body.trim_ascii().is_empty() {
-            "nothing".into()
-        } else if self.is_web_page() {
-            "a web page".into()
-        } else if self.body.starts_with(&[0x1f, 0x8b]) {
-            "gzip data that was not asked for".into()
-        } else {
-            let beginning = self.body.chunks(32 * QUOTED).next().unwrap_or_default();
-            let beginning = String::from_utf8_lossy(beginning);
-            let quoted: String = beginning.trim().chars().take(QUOTED).collect();
-            format!("'{quoted}'")
-        };
-        match &self.between {
-            Some(header) => format!("{came} ({header})"),
-            None => came,
-        }
     }
 }
 
@@ -237,6 +219,27 @@ impl Transport {
         Ok(response)
     }
 
+    /// What came, in words or as it begins.
+    pub fn what_came(&self, response: &Response) -> String {
+        let body = &response.body;
+        let came = if body.trim_ascii().is_empty() {
+            "nothing".into()
+        } else if response.is_web_page() {
+            "a web page".into()
+        } else if body.starts_with(&[0x1f, 0x8b]) {
+            "gzip data that was not asked for".into()
+        } else {
+            // Cut last, or a part of the key is not recognized.
+            let text = self.without_key(&String::from_utf8_lossy(body));
+            let quoted: String = text.trim().chars().take(QUOTED).collect();
+            format!("'{quoted}'")
+        };
+        match &response.between {
+            Some(header) => format!("{came} ({})", self.without_key(header)),
+            None => came,
+        }
+    }
+
     /// What a server says, as it may be quoted: some echo what they were sent.
     pub fn without_key(&self, text: &str) -> String {
         let header = String::from_utf8_lossy(self.key.0.as_bytes());
@@ -250,14 +253,28 @@ impl Transport {
             let Some(to) = response.location.as_deref() else {
                 return anyhow!("BTCPay Server sent a redirect without a target ({status})");
             };
+            let shown = self.without_key(to);
+            if path::is_page(to, &response.asked) {
+                return anyhow!(
+                    "BTCPay Server redirects to {shown} ({status}), a page for people. {}",
+                    self.right_address()
+                );
+            }
             return anyhow!(
-                "BTCPay Server redirects to {} ({status}), which reconcile does not follow. Set \
-                 --btcpay-url to the final address",
-                self.without_key(to)
+                "BTCPay Server redirects to {shown} ({status}), which reconcile does not follow. Set \
+                 --btcpay-url to the final address"
             );
         }
-        let came = self.without_key(&response.what_came());
+        let came = self.what_came(response);
         anyhow!("BTCPay Server, or a proxy in front of it, answered {status}: {came}")
+    }
+
+    /// Advice if there is no API.
+    pub fn right_address(&self) -> String {
+        match path::likely(&self.server) {
+            Some(likely) => format!("Is --btcpay-url rather {likely}?"),
+            None => ANOTHER_SERVER.into(),
+        }
     }
 
     /// This machine's clock decides which invoices are recent enough to be checked.
@@ -349,6 +366,7 @@ impl Transport {
 
 /// The whole response, or why it could not be read.
 fn read(mut response: reqwest::blocking::Response) -> Result<Response, String> {
+    let asked = response.url().clone();
     let status = response.status();
     let header = |name: HeaderName| {
         let value: &HeaderValue = response.headers().get(name)?;
@@ -373,6 +391,7 @@ fn read(mut response: reqwest::blocking::Response) -> Result<Response, String> {
         body.drain(..BYTE_ORDER_MARK.len());
     }
     Ok(Response {
+        asked,
         status,
         location,
         retry_after,

@@ -12,7 +12,8 @@ const ALL_SETTLED: fn(i64) -> &'static str = |_| "Settled";
 
 /// The number of requests for pages of the list, and for single invoices.
 fn pages_and_single(shop: &Shop) -> (usize, usize) {
-    let requests = shop.btcpay.requests();
+    let mut requests = shop.btcpay.requests();
+    requests.retain(|path| !path.contains("api-keys"));
     let pages = requests
         .iter()
         .filter(|path| path.contains("/invoices?"))

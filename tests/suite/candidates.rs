@@ -1,13 +1,13 @@
 //! Which invoices a run looks up.
 
-use crate::btcpay::Fault;
+use crate::btcpay::{Fault, STORE};
 use crate::shop::Shop;
 
 /// The invoices looked up since the last call, in order.
 fn looked_up(shop: &Shop) -> Vec<String> {
-    shop.btcpay
-        .requests()
-        .iter()
+    let requests = shop.btcpay.requests();
+    let invoices = requests.iter().filter(|path| !path.contains("api-keys"));
+    invoices
         .map(|path| path.rsplit("/btc-").next().unwrap().to_owned())
         .collect()
 }
@@ -38,15 +38,19 @@ fn no_candidates_means_no_requests() {
 fn dry_run_without_candidates_still_checks_access() {
     let shop = Shop::open();
     shop.reconcile().flag("-n").exits(0).says_nothing();
-    assert_eq!(shop.btcpay.requests().len(), 1);
+    let asked = shop.btcpay.requests();
+    assert!(asked[0].ends_with("/invoices?take=1"), "{asked:?}");
+    assert_eq!(asked[1..], ["/api/v1/api-keys/current"]);
     for (settings, expected) in [
         (
             shop.reconcile().env("BTCPAY_API_KEY", "revoked"),
-            "error: BTCPay Server refused the API key (401). [..]",
+            "error: BTCPay Server refused the API key (401): [..]",
         ),
         (
             shop.reconcile().option("--store-id", "misspelt"),
-            "error: this API key may not see the invoices of store misspelt (403). [..]",
+            &format!(
+                "error: the API key may see the invoices of store {STORE}, not of misspelt (403). [..]"
+            ),
         ),
         (
             shop.reconcile()

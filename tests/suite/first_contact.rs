@@ -37,7 +37,9 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--btcpay-url", &(shop.btcpay.url() + "/btcpay"))
         .exits(1)
-        .warns("error: no store [..] at [..]/btcpay (404). Correct --store-id, or --btcpay-url if BTCPay Server has another path");
+        .warns(
+            "error: no BTCPay Server API at [..]/btcpay (404: [..]). Is --btcpay-url rather [..]/?",
+        );
 
     // http instead of https: a proxy redirects to https.
     let shop = shop_with_a_sale();
@@ -62,20 +64,20 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--store-id", "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K777")
         .exits(1)
-        .warns("error: this API key may not see the invoices of store 9CiN[..]777 (403). Correct --store-id, or give the key the permission [..] for this store");
+        .warns("error: the API key may see the invoices of store 9CiN[..]776, not of 9CiN[..]777 (403). Correct --store-id, or create a key for this store");
 
     // A key without the permission.
     let shop = shop_with_a_sale();
     shop.btcpay.take_permission_from(KEY);
     shop.reconcile().exits(1).warns(&format!(
-        "error: this API key may not see the invoices of store {STORE} (403). [..]'View invoices' (btcpay.store.canviewinvoices) for this store"
+        "error: the API key lacks btcpay.store.canviewinvoices; it has none (403). Create one with the permission 'View invoices' for store {STORE}"
     ));
 
     // A key that the server does not know.
     let shop = shop_with_a_sale();
     shop.btcpay.revoke(KEY);
     shop.reconcile().exits(1).warns(
-        "error: BTCPay Server refused the API key (401). Create one under Account, API Keys, with the permission [..]",
+        "error: BTCPay Server refused the API key (401): [..]. Create one under Account, API Keys, with the permission [..]",
     );
 
     // This machine's clock is wrong.

@@ -525,7 +525,11 @@ fn invoice_unknown_to_btcpay_is_refused() {
         shop.sale("a").made();
         shop.btcpay
             .change("btc-a", |invoice| invoice.store_id = "another".into());
-        refused(&shop, "a", "BTCPay's store has no such invoice");
+        refused(
+            &shop,
+            "a",
+            "has no such invoice (404). Is --store-id right?",
+        );
     }
 }
 
@@ -620,7 +624,7 @@ fn unavailable_btcpay_stops_it() {
             let ran = run.exits(1);
             assert!(
                 ran.stderr
-                    .contains("error: BTCPay Server refused the API key (401)."),
+                    .contains("error: BTCPay Server refused the API key (401): "),
                 "{}",
                 ran.stderr
             );

@@ -38,7 +38,7 @@ fn changes_print_one_line_each_and_a_summary() {
          buyer          product       amount  age  invoice  discount
          b@example.com  Pro      21,000 sats  1 h  b        slot freed
 
-         {TIME} dry run: 3 checked, 3 changed; 3 requests, [..] ms"
+         {TIME} dry run: 3 checked, 3 changed; 4 requests, [..] ms"
         ));
     let real = shop.reconcile().exits(0).warns("");
     // As they happened, which begins anywhere.
@@ -159,7 +159,7 @@ fn json_report_is_always_one_object() {
     );
     assert_eq!(dry["failures"][0]["invoice_id"], "e");
     assert_eq!(dry["failures"][0]["btcpay_invoice_id"], "btc-e");
-    assert_eq!((&dry["checked"], &dry["requests"]), (&json!(5), &json!(5)));
+    assert_eq!((&dry["checked"], &dry["requests"]), (&json!(5), &json!(6)));
 
     let mut real = shop.reconcile().json(3);
     let license = shop.query("SELECT id FROM licenses WHERE invoice_id = 'a'");
@@ -168,6 +168,7 @@ fn json_report_is_always_one_object() {
     for report in [&mut dry, &mut real] {
         report["changes"][0]["license_id"] = json!(null);
         report["elapsed_ms"] = json!(null);
+        report["requests"] = json!(null);
         report["dry_run"] = json!(null);
     }
     assert_eq!(dry, real, "a dry run reports the same as a real run");
@@ -186,14 +187,13 @@ fn changes_before_early_stop_are_kept_and_reported() {
     let shop = Shop::open();
     shop.sale("a").made();
     shop.sale("b").made();
-    shop.btcpay.fails(
-        "btc-b",
-        crate::btcpay::Fault::Answer(401, "", String::new()),
-    );
+    let refused = json!({"code": "unauthenticated", "message": "Failed"}).to_string();
+    shop.btcpay
+        .fails("btc-b", crate::btcpay::Fault::Answer(401, "", refused));
     let ran = shop
         .reconcile()
         .exits(1)
-        .warns("error: BTCPay Server refused the API key (401). [..]");
+        .warns("error: BTCPay Server refused the API key (401): Failed. [..]");
     // Either may be first.
     let settled = shop.state("a") == "settled, licensed";
     assert_eq!(

@@ -56,12 +56,12 @@ fn transient_errors_are_tried_three_times() {
 
 #[test]
 fn permanent_errors_are_not_retried() {
-    for (status, exit) in [(400, 3), (403, 0), (404, 0), (422, 3), (204, 3), (302, 3)] {
+    for status in [204, 302, 400, 401, 403, 404, 422] {
         let shop = Shop::open();
         shop.sale("a").made();
         shop.sale("b").made();
         shop.btcpay.fails("btc-a", answer(status));
-        shop.reconcile().exits(exit);
+        shop.reconcile().exits(3);
         let requests = shop.btcpay.requests();
         let single = requests.iter().filter(|path| path.ends_with("btc-a"));
         assert_eq!(single.count(), 1, "{status}");
