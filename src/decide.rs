@@ -374,17 +374,19 @@ fn mismatch(invoice: &Invoice, answer: &Answer) -> Option<Attention> {
     amount_differs(invoice, answer).then(|| Attention::AmountMismatch(answer.money.clone()))
 }
 
-/// A tolerance set in BTCPay may settle an invoice for less than its amount; a person who marked it
-/// knows.
+/// A tolerance set in BTCPay may settle an invoice for less than its amount, and one without a fixed
+/// amount is settled by any payment; a person who marked it knows. More than the price is nobody's loss.
 fn amount_differs(invoice: &Invoice, answer: &Answer) -> bool {
     let money = &answer.money;
-    let is_short = match (money.amount, money.paid) {
-        (Some(amount), Some(paid)) => {
-            paid < amount && answer.additional != AdditionalStatus::Marked
+    let price = money.of_sats(invoice.amount_sats);
+    let is_marked = answer.additional == AdditionalStatus::Marked;
+    match money.amount {
+        Some(amount) => {
+            let is_short = money.paid.is_some_and(|paid| paid < amount);
+            is_short && !is_marked || price.is_some_and(|price| amount != price)
         }
-        (None, _) | (_, None) => false,
-    };
-    is_short || money.amount_is_sats(invoice.amount_sats) == Some(false)
+        None => !is_marked && price.is_some_and(|price| money.paid.is_none_or(|paid| paid < price)),
+    }
 }
 
 /// A redemption that is redeemed but names no license is still to be tied to one. One that was
@@ -492,8 +494,10 @@ purchase  *                Settled          *            *        none|tied     
 purpose              here     BTCPay          also     paid    amount  license          missing  redemption => attention
 purchase             settled  Settled         *        *       *       active|inactive  nothing  none|tied  => -
 purchase             settled  Settled         *        *       *       inactive         nothing  cancelled  => -
-purchase             *        Settled         Marked   *       same    *                *        *          => -
-purchase             *        Settled         *        ?|full  same    *                *        *          => -
+purchase             *        Settled         Marked   *       same|open|open-EUR  *    *        *          => -
+purchase             *        Settled         *        *       open-EUR *               *        *          => -
+purchase             *        Settled         *        full|more  open  *               *        *          => -
+purchase             *        Settled         *        ?|full|more  same  *             *        *          => -
 purchase             *        Settled         *        *       *       *                *        *          => amount_mismatch
 tier-change-applied  *        Settled         *        *       *       active           *        *          => tier_change_paid
 tier-change-applied  *        Settled         *        *       *       *                *        *          => -
@@ -512,8 +516,8 @@ renewal-applied      settled  *               *        *       *       *        
 *                    *        Expired         Partial  *       *       *                *        *          => paid_partial
 *                    *        Expired|Invalid Marked   *       *       *                *        *          => -
 *                    *        Expired         *        ?|0     *       *                *        *          => -
-*                    *        Expired         *        some    *       *                *        *          => paid_partial
-*                    *        Expired         *        full    *       *                *        *          => paid_late
+*                    *        Expired         *        some    same|other  *            *        *          => paid_partial
+*                    *        Expired         *        *       *       *                *        *          => paid_late
 *                    *        Invalid         *        *       *       *                *        *          => invalid_but_paid
 ";
 
@@ -591,14 +595,17 @@ renewal-applied      settled  *               *        *       *       *        
         ("Invalid", AdditionalStatus::Invalid),
         ("Unknown", AdditionalStatus::Unknown),
     ];
-    /// Currency and amount. What is not bitcoin cannot be compared with sats, so it never differs.
-    const AMOUNTS: [Named<(&str, &str)>; 4] = [
-        ("same", ("BTC", "0.00021")),
-        ("same", ("SATS", "21000.0")),
-        ("same", ("EUR", "19.99")),
-        ("other", ("BTC", "0.0002")),
+    /// Currency and amount. What is not bitcoin cannot be compared with sats, so it never differs; of
+    /// what is without an amount, only what was paid.
+    const AMOUNTS: [Named<(&str, Option<&str>)>; 6] = [
+        ("same", ("BTC", Some("0.00021"))),
+        ("same", ("SATS", Some("21000.0"))),
+        ("same", ("EUR", Some("19.99"))),
+        ("other", ("BTC", Some("0.0002"))),
+        ("open", ("BTC", None)),
+        ("open-EUR", ("EUR", None)),
     ];
-    const PAID: [&str; 4] = ["?", "0", "some", "full"];
+    const PAID: [&str; 5] = ["?", "0", "some", "full", "more"];
     const MISSING: [Named<Missing>; 2] = [
         ("nothing", Missing::NOTHING),
         (
@@ -724,17 +731,19 @@ renewal-applied      settled  *               *        *       *       *        
                 redemption,
                 ..purchase()
             };
-            let amount: Decimal = amount.parse().unwrap();
+            let amount: Option<Decimal> = amount.map(|amount| amount.parse().unwrap());
+            let full = amount.unwrap_or(Decimal::new(21_000, 8));
             let answer = Answer {
                 status: btcpay,
                 additional,
                 money: Money {
                     currency: currency.into(),
-                    amount: Some(amount),
+                    amount,
                     paid: match paid_word {
                         "0" => Some("0.00".parse().unwrap()),
                         "some" => Some("0.00001".parse().unwrap()),
-                        "full" => Some(amount),
+                        "full" => Some(full),
+                        "more" => Some(full + full),
                         _ => None,
                     },
                 },

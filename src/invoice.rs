@@ -417,18 +417,16 @@ pub struct Money {
 
 impl Money {
     pub fn is_bitcoin(&self) -> bool {
-        matches!(self.currency.as_str(), "BTC" | "SATS")
+        self.of_sats(0).is_some()
     }
 
-    /// Whether the amount is exactly this many sats; None if the currency is not bitcoin.
-    pub fn amount_is_sats(&self, sats: i64) -> Option<bool> {
-        let scale = match self.currency.as_str() {
-            "BTC" => 8,
-            "SATS" => 0,
-            _ => return None,
-        };
-        let expected = Decimal::try_from_i128_with_scale(i128::from(sats), scale).ok();
-        Some(self.amount.is_some() && self.amount == expected)
+    /// This many sats in the currency; None if that is not bitcoin.
+    pub fn of_sats(&self, sats: i64) -> Option<Decimal> {
+        match self.currency.as_str() {
+            "BTC" => Some(Decimal::new(sats, 8)),
+            "SATS" => Some(Decimal::new(sats, 0)),
+            _ => None,
+        }
     }
 }
 
@@ -437,44 +435,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bitcoin_amounts_compare_exactly() {
-        for (currency, amount, sats, expected) in [
-            ("BTC", "0.00021", 21_000, Some(true)),
-            ("BTC", "0.000210000000", 21_000, Some(true)),
-            ("BTC", "0.000210000001", 21_000, Some(false)),
-            ("BTC", "21000000", 2_100_000_000_000_000, Some(true)),
-            ("BTC", "0.00000001", 1, Some(true)),
-            (
-                "BTC",
-                "79228162514264337593543950335",
-                i64::MAX,
-                Some(false),
-            ),
-            ("SATS", "21000.0", 21_000, Some(true)),
-            ("SATS", "21000.5", 21_000, Some(false)),
-            ("SATS", "0.00021", 21_000, Some(false)),
-            ("BTC", "0", 0, Some(true)),
-            ("BTC", "-0.00021", -21_000, Some(true)),
-            ("USD", "19.99", 21_000, None),
-            ("btc", "0.00021", 21_000, None),
+    fn sats_become_exact_amounts() {
+        for (currency, sats, amount) in [
+            ("BTC", 21_000, Some("0.000210000000")),
+            ("BTC", 2_100_000_000_000_000, Some("21000000")),
+            ("BTC", 1, Some("0.00000001")),
+            ("BTC", i64::MAX, Some("92233720368.54775807")),
+            ("BTC", 0, Some("0")),
+            ("SATS", 21_000, Some("21000.0")),
+            ("SATS", i64::MIN, Some("-9223372036854775808")),
+            ("USD", 21_000, None),
+            ("btc", 21_000, None),
         ] {
             let money = Money {
                 currency: currency.into(),
-                amount: Some(amount.parse().unwrap()),
+                amount: None,
                 paid: None,
             };
-            assert_eq!(
-                money.amount_is_sats(sats),
-                expected,
-                "{amount} {currency} = {sats} sats"
-            );
+            let expected = amount.map(|amount| amount.parse().unwrap());
+            assert_eq!(money.of_sats(sats), expected, "{sats} sats in {currency}");
         }
-        let top_up = Money {
-            currency: "BTC".into(),
-            amount: None,
-            paid: None,
-        };
-        assert_eq!(top_up.amount_is_sats(0), Some(false));
     }
 
     #[test]

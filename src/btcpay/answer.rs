@@ -25,6 +25,8 @@ struct InvoiceJson<'body> {
     additional_status: Option<Cow<'body, str>>,
     #[serde(borrow)]
     currency: Cow<'body, str>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<Cow<'body, str>>,
     #[serde(borrow, default)]
     amount: Option<&'body RawValue>,
     #[serde(borrow, default)]
@@ -123,13 +125,20 @@ impl InvoiceJson<'_> {
             "BTCPay Server answered about an invoice of another store: {}",
             self.store_id
         );
-        let amount = |json: Option<&RawValue>| json.map(decimal).transpose();
+        let read = |json: Option<&RawValue>| json.map(decimal).transpose();
+        let amount = read(self.amount).context("amount")?;
+        let paid = read(self.paid_amount).context("paidAmount")?;
+        // Made without an amount: BTCPay Server then calls so what was paid.
+        let (amount, paid) = match self.kind.as_deref() {
+            Some("TopUp") => (None, paid.or(amount)),
+            Some(_) | None => (amount, paid),
+        };
         Ok(Answer {
             status: status(&self.status)?,
             additional: additional(self.additional_status.as_deref()),
             money: Money {
-                amount: amount(self.amount).context("amount")?,
-                paid: amount(self.paid_amount).context("paidAmount")?,
+                amount,
+                paid,
                 currency: self.currency.into_owned(),
             },
             expires: self
@@ -314,6 +323,23 @@ mod tests {
             sats("0.1000000000000000000000000001")
         );
         assert_eq!(amount("null"), None);
+    }
+
+    #[test]
+    fn top_up_has_no_amount_but_what_was_paid() {
+        let read = |fields: &str| {
+            let money = answer(fields).unwrap().money;
+            (money.amount, money.paid)
+        };
+        let some = |text: &str| Some(text.parse::<Decimal>().unwrap());
+        let top_up = r#""type":"TopUp","amount":"0.000330""#;
+        assert_eq!(read(top_up), (None, some("0.00033")));
+        let with_paid = format!(r#"{top_up},"paidAmount":"0.0002""#);
+        assert_eq!(read(&with_paid), (None, some("0.0002")));
+        for kind in [r#""type":"Standard","#, r#""type":null,"#, ""] {
+            let standard = format!(r#"{kind}"amount":"0.00033""#);
+            assert_eq!(read(&standard), (some("0.00033"), None));
+        }
     }
 
     #[test]

@@ -313,10 +313,16 @@ fn difference(
                 paid::story(money, answer, payments)
             )
         }
-        _ => format!(
+        (Some(_), _) => format!(
             "over {}, and amount_sats is {amount_sats}",
             paid::price(money)
         ),
+        (None, Some(paid)) => format!(
+            "without a fixed amount, and counts {} {} where amount_sats is {amount_sats}",
+            paid.normalize(),
+            money.currency
+        ),
+        (None, None) => format!("without an amount, and amount_sats is {amount_sats}"),
     }
 }
 

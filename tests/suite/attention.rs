@@ -1,5 +1,6 @@
 //! Cases that only the merchant can resolve.
 
+use crate::btcpay::Fault;
 use crate::shop::Shop;
 
 /// (local status, status in BTCPay, additional status, amount paid, attention reason, state
@@ -114,8 +115,8 @@ fn recheck_reports_closed_invoices_and_changes_nothing() {
     let before = shop.everything();
     shop.reconcile().exits(0).says_nothing();
     shop.reconcile().flag("--recheck").exits(0).warns(
-        "warning: invoice late: paid_late: 0.00021 BTC arrived after the invoice expired. To accept the sale, \
-         mark the invoice settled in BTCPay and the next --recheck issues the license; otherwise refund the buyer and mark it invalid: [..]",
+        "warning: invoice late: paid_late: BTCPay counts 0.00021 of 0.00021 BTC, and the invoice had expired \
+         before it was paid in full. To accept the sale, mark it settled in BTCPay and the next --recheck issues the license; otherwise refund the buyer and mark it invalid: [..]",
     );
     assert_eq!(shop.everything(), before);
 
@@ -145,7 +146,7 @@ fn missing_paid_amount_is_accepted() {
             .change(id, |invoice| invoice.paid = serde_json::Value::Null);
     }
     shop.reconcile().exits(0).warns(
-        "warning: invoice late: paid_late: an amount that BTCPay does not report arrived [..]",
+        "warning: invoice late: paid_late: BTCPay does not say how much of 0.00021 BTC it counts, and [..]",
     );
     assert_eq!(shop.state("invalid"), "invalid");
 }
@@ -177,6 +178,65 @@ fn amount_mismatch_is_reported_but_still_settles() {
             assert_eq!(report["attention"][0]["reason"], "amount_mismatch");
         }
         assert_eq!(shop.state("a"), "settled, licensed");
+    }
+}
+
+#[test]
+fn partly_paid_is_told_as_btcpay_counts() {
+    // A fee was taken off, and a part came after it had expired.
+    for (there, additional, expected) in [
+        (
+            "Expired",
+            "PaidPartial",
+            "BTCPay counts 0.00011 of 0.00021 BTC, and the invoice has expired. Refund ",
+        ),
+        (
+            "Invalid",
+            "None",
+            "BTCPay counts 0.00011 of 0.00021 BTC, which did not confirm in time. If ",
+        ),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a")
+            .there(there)
+            .additional(additional, "0.000110")
+            .made();
+        let report = shop.reconcile().json(0);
+        let detail = report["attention"][0]["detail"].as_str().unwrap();
+        assert!(detail.starts_with(expected), "{detail}");
+    }
+}
+
+#[test]
+fn top_up_is_a_mismatch_only_if_less_than_the_price_was_paid() {
+    let top_up: fn(&str) -> String =
+        |body| body.replace(r#""type":"Standard""#, r#""type":"TopUp""#);
+    for (paid, mismatch) in [
+        ("0.00021", None),
+        ("0.00033", None),
+        (
+            "0.0002",
+            Some(
+                "BTCPay settled it, but without a fixed amount, and counts 0.0002 BTC where amount_sats is 21000. ",
+            ),
+        ),
+    ] {
+        for has_paid_amount in [true, false] {
+            let shop = Shop::open();
+            shop.sale("a").made();
+            shop.btcpay.change("btc-a", |invoice| {
+                invoice.amount = paid.into();
+                invoice.paid = has_paid_amount.then_some(paid).into();
+            });
+            shop.btcpay.fails("btc-a", Fault::Twisted(top_up));
+            let report = shop.reconcile().json(0);
+            let detail = report["attention"][0]["detail"].as_str();
+            match mismatch {
+                None => assert_eq!(detail, None),
+                Some(expected) => assert!(detail.unwrap().starts_with(expected), "{report}"),
+            }
+            assert_eq!(shop.state("a"), "settled, licensed");
+        }
     }
 }
 

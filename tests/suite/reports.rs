@@ -78,9 +78,10 @@ fn dry_run_lists_attention_with_sale_and_next_step() {
          if not, correct the row (UPDATE invoices SET status = 'pending' WHERE id = 'doubt'):
          http://127.0.0.1:[..]/invoices/btc-doubt
          late@example.com   Pro      21,000 sats  1 h  late
-         paid late: 0.00021 BTC arrived after the invoice expired. To accept the sale, mark the invoice
-         settled in BTCPay and the next --recheck issues the license; otherwise refund the buyer and mark
-         it invalid: http://127.0.0.1:[..]/invoices/btc-late
+         paid late: BTCPay counts 0.00021 of 0.00021 BTC, and the invoice had expired before it was paid
+         in full. To accept the sale, mark it settled in BTCPay and the next --recheck issues the
+         license; otherwise refund the buyer and mark it invalid:
+         http://127.0.0.1:[..]/invoices/btc-late
 
          {TIME} dry run: 2 checked, 1 changed, 2 need attention; [..]"
         ));
