@@ -33,7 +33,7 @@ pub use named::Named;
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub dry_run: bool,
-    /// Invoices looked up in BTCPay Server.
+    /// Invoices that the run is done with, whether or not BTCPay Server answered about them.
     pub checked: u64,
     pub changes: Vec<Changed>,
     pub attention: Vec<NeedsAttention>,
