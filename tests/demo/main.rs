@@ -4,6 +4,7 @@
 
 #[path = "../btcpay/mod.rs"]
 mod btcpay;
+mod shop;
 
 use std::env;
 use std::error::Error;
@@ -13,27 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
 
-use btcpay::{Btcpay, Invoice};
+use btcpay::Btcpay;
 use rusqlite::Connection;
+use shop::{open_shop, server};
 use tempfile::TempDir;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-const SALES: &str = "
-INSERT INTO products (id, slug, name, price_sats) VALUES ('pro', 'pro', 'Editor Pro', 21000);
-INSERT INTO policies (id, product_id, name, slug, max_machines) VALUES ('std', 'pro', 'Standard', 'default', 3);
-INSERT INTO discount_codes (id, code, kind, amount, used_count) VALUES ('launch', 'LAUNCH', 'percent', 10, 2);
-INSERT INTO invoices (id, btcpay_invoice_id, product_id, buyer_email, amount_sats, status, created_at, updated_at)
-SELECT column1, 'btcpay-' || column1, 'pro', column2, 21000, column3,
-       strftime('%Y-%m-%dT%H:%M:%SZ', 'now', column4), strftime('%Y-%m-%dT%H:%M:%SZ', 'now', column4)
-  FROM (VALUES ('inv-1', 'alice@example.com', 'pending', '-9 hours'),
-               ('inv-2', 'bob@example.com',   'pending', '-7 hours'),
-               ('inv-3', 'carol@example.com', 'settled', '-5 hours'),
-               ('inv-4', 'dave@example.com',  'pending', '-3 hours'),
-               ('inv-5', 'erin@example.com',  'pending', '-5 minutes'));
-INSERT INTO discount_redemptions (id, code_id, invoice_id)
-VALUES ('red-1', 'launch', 'inv-1'), ('red-2', 'launch', 'inv-2');
-";
 
 const SHOWN: &str = "
 SELECT i.id                                                AS invoice,
@@ -78,19 +64,18 @@ fn demonstrate() -> Result<()> {
     println!("The database afterwards:\n");
     show(&shop)?;
     println!(
-        "Dave's payment waits for a person. Nothing else is left to do, so the next run, from cron,\n\
-         is silent:\n"
+        "Dave's payment waits for a person, and was told; so the next minute's run, from cron, is\n\
+         silent:\n"
     );
-    run_from_cron(&program, &database, &btcpay)
-}
-
-/// Creates the database. Returns its path and a connection to it.
-fn open_shop(folder: &Path) -> Result<(PathBuf, Connection)> {
-    let database = folder.join("licenses.db");
-    let shop = Connection::open(&database)?;
-    shop.execute_batch(include_str!("../../schema.sql"))?;
-    shop.execute_batch(SALES)?;
-    Ok((database, shop))
+    run_from_cron(&program, &database, &btcpay)?;
+    println!(
+        "\nYou accept the sale: in BTCPay, you mark Dave's invoice settled. Once an hour cron runs\n\
+         --recheck, which asks about closed invoices too:\n"
+    );
+    btcpay.mark("btcpay-inv-4", "Settled");
+    run(&program, &["--recheck"], &database, &btcpay)?;
+    println!("Erin has still to pay. Nothing else is left to do.");
+    Ok(())
 }
 
 fn leave_open(folder: &Path) -> Result<()> {
@@ -108,16 +93,19 @@ fn leave_open(folder: &Path) -> Result<()> {
     let key_file = folder.join("btcpay.key");
     fs::write(&key_file, btcpay::KEY)?;
     fs::set_permissions(&key_file, Permissions::from_mode(0o600))?;
-    println!("# Paste these; the program is {}", program.display());
-    println!("export RECONCILE_DATABASE='{}'", database.display());
+    println!("# Paste these:");
+    let folder_of_it = program.parent().ok_or("where is the program?")?;
+    println!("export PATH={}:\"$PATH\"", quoted(folder_of_it));
+    println!("export RECONCILE_DATABASE={}", quoted(&database));
     println!("export BTCPAY_URL='{}'", btcpay.url());
     println!("export BTCPAY_STORE_ID='{}'", btcpay::STORE);
-    println!("export BTCPAY_API_KEY_FILE='{}'", key_file.display());
+    println!("export BTCPAY_API_KEY_FILE={}", quoted(&key_file));
     btcpay.gives(btcpay::OWNERS_KEY, &["unrestricted"]);
     println!(
-        "# Mark Dave's invoice settled, as its page in BTCPay would; then: reconcile --recheck\n\
-         # curl -H 'Authorization: token {}' --json '{{\"status\":\"Settled\"}}' \\\n\
-         #   {}/api/v1/stores/{}/invoices/btcpay-inv-4/status",
+        "# Now try: reconcile --dry-run\n\
+         # This marks Dave's invoice settled, as its page in BTCPay would; then: reconcile --recheck\n\
+         accept() {{ curl -fsS -o /dev/null -H 'Authorization: token {}' --json '{{\"status\":\"Settled\"}}' \\\n\
+         \x20 {}/api/v1/stores/{}/invoices/btcpay-inv-4/status; }}",
         btcpay::OWNERS_KEY,
         btcpay.url(),
         btcpay::STORE
@@ -128,22 +116,9 @@ fn leave_open(folder: &Path) -> Result<()> {
     }
 }
 
-fn server() -> Btcpay {
-    let btcpay = Btcpay::start();
-    for (id, status) in [
-        ("inv-1", "Settled"),
-        ("inv-2", "Expired"),
-        ("inv-3", "Settled"),
-        ("inv-4", "Expired"),
-        ("inv-5", "New"),
-    ] {
-        btcpay.add(Invoice::new(&format!("btcpay-{id}"), status, "0.00021"));
-    }
-    btcpay.change("btcpay-inv-4", |invoice| {
-        invoice.additional = "PaidLate".into();
-        invoice.paid = "0.00021".into();
-    });
-    btcpay
+/// A path as one word of a shell's command line.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }
 
 /// Builds the program, because Cargo does not do so for an example.

@@ -2,6 +2,8 @@
 
 #[path = "../btcpay/mod.rs"]
 mod btcpay;
+#[path = "../demo/shop.rs"]
+mod demo_shop;
 mod mixed;
 mod program;
 mod shop;
@@ -15,6 +17,7 @@ mod daemon;
 mod databases;
 mod differences;
 mod disks;
+mod docs;
 mod every_answer;
 mod exact;
 mod first_contact;
