@@ -379,6 +379,31 @@ fn suite_has_a_test_named(part: &str) -> bool {
 }
 
 #[test]
+fn messages_that_are_explained_are_those_of_the_program() {
+    let sources = ["src", "src/btcpay", "src/database"].map(|folder| {
+        let files = fs::read_dir(root().join(folder)).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let texts = files
+            .filter(|path| path.is_file())
+            .map(|path| fs::read_to_string(path).unwrap());
+        texts.collect::<String>()
+    });
+    // As one line, with what a message fills in.
+    let sources = sources.concat().replace("\\\n", " ");
+    let sources = sources.split_whitespace().collect::<Vec<_>>().join(" ");
+    let sources = sources.replace("{VIEW_INVOICES}", "btcpay.store.canviewinvoices");
+    let page = read("docs/when-something-is-wrong.md");
+    let headings = page.lines().filter_map(|line| line.strip_prefix("## "));
+    let messages: Vec<&str> = headings
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .collect();
+    assert!(messages.len() >= 10, "{messages:?}");
+    for message in messages {
+        assert!(sources.contains(message), "{message}");
+    }
+}
+
+#[test]
 fn links_lead_somewhere() {
     for (page, text) in pages() {
         for (_, rest) in text
