@@ -432,9 +432,11 @@ fn close(invoice: &Invoice, answer: &Answer, to: LocalStatus) -> Decision {
     }
 }
 
+/// What a person should know of money on an invoice that BTCPay Server closed.
+///
 /// Marked means that the merchant has decided already. An invoice becomes Invalid by itself only if a
 /// payment did not confirm in time, whatever BTCPay Server says of the amount.
-fn money_on_closed(answer: &Answer) -> Option<Attention> {
+pub fn money_on_closed(answer: &Answer) -> Option<Attention> {
     use AdditionalStatus::{
         Invalid, Marked, None as Nothing, PaidLate, PaidOver, PaidPartial, Unknown,
     };

@@ -3,7 +3,8 @@
 use reqwest::Url;
 
 use super::paid::{self, Share};
-use crate::decide::{Attention, Missed};
+use super::table::with_separators;
+use crate::decide::{Attention, Missed, decide_to_issue, money_on_closed};
 use crate::invoice::{
     Answer, BtcpayInvoiceId, BtcpayStatus, Deletion, Invoice, InvoiceId, License, LicenseId,
     LocalStatus, Money, Payment, Purpose,
@@ -28,6 +29,22 @@ pub struct Step {
     pub run: Option<String>,
 }
 
+impl Step {
+    fn say(say: impl Into<String>) -> Self {
+        Self {
+            say: say.into(),
+            run: None,
+        }
+    }
+
+    fn run(say: &str, run: String) -> Self {
+        Self {
+            say: say.into(),
+            run: Some(run),
+        }
+    }
+}
+
 impl Advice {
     fn new(what: impl Into<String>) -> Self {
         Self {
@@ -38,18 +55,12 @@ impl Advice {
     }
 
     fn say(mut self, say: impl Into<String>) -> Self {
-        self.steps.push(Step {
-            say: say.into(),
-            run: None,
-        });
+        self.steps.push(Step::say(say));
         self
     }
 
     fn run(mut self, say: &str, run: String) -> Self {
-        self.steps.push(Step {
-            say: say.into(),
-            run: Some(run),
-        });
+        self.steps.push(Step::run(say, run));
         self
     }
 
@@ -100,55 +111,55 @@ pub fn advice(
     match attention {
         Attention::PaidLate(money) | Attention::PaidPartial(money) => {
             let what = paid::story(money, answer, payments);
-            paid_but_closed(Advice::new(what), money, invoice, payments)
-                .say("To refuse it, refund the buyer and mark the invoice invalid in BTCPay")
+            let refuse = "To refuse it, refund the buyer and mark the invoice invalid in BTCPay";
+            paid_but_closed(what, money, invoice, payments, Step::say(refuse))
         }
         Attention::InvalidButPaid(money) => {
             let story = paid::story(money, answer, payments);
             let what = format!("It was paid, but not confirmed in time. {story}");
             // BTCPay lets nobody mark it invalid.
-            paid_but_closed(Advice::new(what), money, invoice, payments)
-                .run("To refuse it, refund the buyer, then", acknowledge(&invoice.id))
+            let refuse = "To refuse it, refund the buyer, then";
+            let refuse = Step::run(refuse, acknowledge(&invoice.id));
+            paid_but_closed(what, money, invoice, payments, refuse)
         }
         Attention::AmountMismatch(money) => Advice::new(format!(
-            "BTCPay settled it, but {}. The sale was completed anyway",
+            "BTCPay settled it, but {}. The sale was completed all the same",
             difference(money, invoice.amount_sats, answer, payments)
         ))
-        .say("Find out which amount is wrong. It is told only once more"),
-        Attention::SettledHereNotThere(status) => settled_here_not_there(invoice, *status),
+        .say("Find out which amount is wrong. It is mailed only once"),
+        Attention::SettledHereNotThere(status) => settled_here_not_there(invoice, *status, answer),
         Attention::LicensedNotPaid(status) => licensed_not_paid(invoice, *status),
         Attention::NotInBtcpay => match invoice.status {
             LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => {
                 not_in_btcpay(&[&invoice.id])
             }
-            LocalStatus::Settled => Advice::new(
-                "Settled in the database but incomplete, and BTCPay's store does not have it. Nothing \
-                 was changed",
-            )
-            .say("Find out whether the money came. If so, complete the sale in the service")
+            LocalStatus::Settled => Advice::new(format!(
+                "{HALF_DONE}, and BTCPay's store does not have it"
+            ))
+            .say("If the money came, complete the sale in the service")
             .run(
-                "If not, correct the row",
-                set_status(&invoice.id, LocalStatus::Expired),
+                &format!("If not, {}close it", revoke_first(invoice)),
+                close(&[&invoice.id], LocalStatus::Settled),
             ),
         },
         Attention::LicenseByHand(id) => Advice::new(format!(
-            "Paid and without a license, but license {id} was issued by hand for the same product \
-             and buyer since. Nothing was changed"
+            "Paid, but license {id} was issued by hand for the same product and buyer since, so \
+             none was issued for it"
         ))
         .run("If it is for this sale, link it", link(invoice, id))
         .run("If not, issue another", issue(&invoice.id)),
         Attention::LicenseDeleted(deletion) => license_deleted(invoice, deletion),
         Attention::PolicyMissing(id) => Advice::new(format!(
-            "Paid, but its policy {id} does not exist any more, so the terms of its license are \
-             unknown. Nothing was changed"
+            "Paid, but its policy {id} does not exist any more, so that nobody knows the terms of its \
+             license"
         ))
         .run(
             "To issue it on the product's default terms",
             issue(&invoice.id),
         )
-        .run("If a license exists, link it", link_to_be_named(invoice)),
+        .run(IF_ONE_EXISTS, link_to_be_named(invoice)),
         Attention::ProductMissing(id) => Advice::new(format!(
-            "Paid, but its product {id} does not exist any more. Nothing was changed"
+            "Paid, but its product {id} does not exist any more"
         ))
         .run("Restore the product, then", issue(&invoice.id))
         .run("Or refund the buyer, then", acknowledge(&invoice.id))
@@ -167,68 +178,111 @@ pub fn advice(
         ),
         Attention::CodeOverMaxUses(uses) => Advice::new(format!(
             "Its discount code {} now counts {} uses of {}: its slot had been given away when the \
-             payment came. The sale was completed anyway",
+             payment came. The sale was completed all the same",
             uses.code, uses.used_count, uses.max_uses
         ))
-        .say("Raise the code's limit, or leave it. It is told only once more"),
+        .say("Raise the code's limit, or leave it. It is mailed only once"),
         Attention::TipNotSent(tip) => Advice::new(format!(
-            "Its license was issued by reconcile, which cannot send tips: {} sats that its policy \
-             promises to {} are still owed",
+            "reconcile issued its license and cannot send tips: {} sats that its policy promises to \
+             {} are still owed",
             tip.sats, tip.recipient
         ))
-        .say("Send them by hand. It is told only once more"),
-        Attention::HeldBack => Advice::new(format!(
-            "BTCPay says {}, and the database {}. Nothing is changed, because that was acknowledged",
-            answer.map_or("nothing of it", |answer| answer.status.word()),
-            invoice.status.word()
-        ))
-        .run("To issue its license all the same", issue(&invoice.id)),
+        .say("Send them by hand. It is mailed only once"),
+        Attention::HeldBack => {
+            let advice = Advice::new(format!(
+                "BTCPay says {}, and the database {}. Nothing is changed, because that was acknowledged",
+                answer.map_or("nothing of it", |answer| answer.status.word()),
+                invoice.status.word()
+            ));
+            let may_issue = answer.is_some_and(|answer| decide_to_issue(invoice, answer).is_ok());
+            if may_issue {
+                let issue = issue(&invoice.id);
+                advice.run("To issue its license all the same", issue)
+            } else {
+                advice
+            }
+        }
     }
 }
 
-/// How a sale that BTCPay closed is accepted.
+const HALF_DONE: &str = "The service settled it and left it half done";
+
+/// How a sale that BTCPay closed is accepted, or else refused.
 fn paid_but_closed(
-    advice: Advice,
+    what: String,
     money: &Money,
     invoice: &Invoice,
     payments: Option<&[Payment]>,
+    refuse: Step,
 ) -> Advice {
-    let what_follows = match invoice.purpose {
-        Purpose::Purchase => "the next --recheck issues the license",
-        Purpose::TierChange { .. } | Purpose::Renewal { .. } => {
-            "its webhook lets the service do the rest"
-        }
-    };
-    let first = match paid::is_confirmed(payments) {
-        Some(false) => "wait until it is confirmed, and ",
+    let wait = match paid::is_confirmed(payments) {
+        Some(false) => "wait until all of it is confirmed, then ",
         Some(true) | None => "",
     };
-    let also = match Share::of(money, payments) {
-        Share::Unknown | Share::Full => "",
-        Share::TooMuch => ", and refund what is too much",
-        Share::Part => ", or ask the buyer for the rest before",
-        Share::LessThanHalf => "; too little for that, unless you know why",
+    let share = Share::of(money, payments);
+    let (accept, then) = match share {
+        Share::Unknown | Share::Full => ("To accept the sale", ""),
+        Share::TooMuch => ("To accept the sale", ". Refund what is too much"),
+        Share::Part => ("To accept the sale as it is, or once the rest has come", ""),
+        Share::LessThanHalf => ("To accept the sale all the same", ""),
     };
-    advice
-        .say(format!(
-            "To accept the sale, {first}mark the invoice settled in BTCPay{also}: {what_follows}"
-        ))
-        .may_refund()
+    let accept = Step::say(format!(
+        "{accept}, {wait}mark the invoice settled in BTCPay: {}{then}",
+        what_follows(invoice)
+    ));
+    Advice {
+        what,
+        steps: match share {
+            Share::LessThanHalf => vec![refuse, accept],
+            Share::Unknown | Share::Full | Share::TooMuch | Share::Part => vec![accept, refuse],
+        },
+        may_refund: true,
+    }
 }
 
-fn settled_here_not_there(invoice: &Invoice, status: BtcpayStatus) -> Advice {
-    let advice = Advice::new(format!(
-        "Settled in the database but incomplete, and BTCPay says {}. Nothing was changed",
-        status.word()
-    ))
-    .say("If the money came and stayed, mark the invoice settled in BTCPay");
-    let correct = set_status(&invoice.id, as_local(status));
+/// Once the invoice is marked settled.
+fn what_follows(invoice: &Invoice) -> &'static str {
+    match (invoice.purpose, &invoice.license) {
+        (Purpose::Purchase, License::None) => "the next --recheck issues the license",
+        (Purpose::Purchase, License::Issued { .. }) => "the next --recheck completes the sale",
+        (Purpose::TierChange { .. } | Purpose::Renewal { .. }, _) => {
+            "its webhook lets the service do the rest"
+        }
+    }
+}
+
+/// What comes before the row of a sale that was none is corrected.
+fn revoke_first(invoice: &Invoice) -> String {
     match &invoice.license {
-        License::Issued { id, .. } => advice.run(
-            &format!("If not, revoke license {id} and correct the row"),
-            correct,
-        ),
-        License::None => advice.run("If not, correct the row", correct),
+        License::Issued {
+            id,
+            is_active: true,
+        } => format!("revoke license {id} and "),
+        License::Issued {
+            is_active: false, ..
+        }
+        | License::None => String::new(),
+    }
+}
+
+fn settled_here_not_there(
+    invoice: &Invoice,
+    status: BtcpayStatus,
+    answer: Option<&Answer>,
+) -> Advice {
+    let advice = Advice::new(format!("{HALF_DONE}, but BTCPay says {}", status.word()))
+        .say(format!(
+            "If the money came and stayed, mark the invoice settled in BTCPay: {}",
+            what_follows(invoice)
+        ))
+        .run(
+            &format!("If not, {}correct the row", revoke_first(invoice)),
+            set_status(&invoice.id, as_local(status)),
+        );
+    if answer.and_then(money_on_closed).is_some() {
+        advice.say("Then the next --recheck says what to do about the money that came")
+    } else {
+        advice
     }
 }
 
@@ -238,26 +292,26 @@ fn licensed_not_paid(invoice: &Invoice, status: BtcpayStatus) -> Advice {
         License::None => "the license".into(),
     };
     Advice::new(format!(
-        "Settled here, and {license} is in use, but BTCPay says {}. Nothing was changed",
+        "Settled here, and {license} is in use, but BTCPay says {}",
         status.word()
     ))
     .say("If the money came, mark the invoice settled in BTCPay")
     .say(format!(
         "If not, or if it was refunded, revoke {license} in the service"
     ))
-    .run("To leave all as it is", acknowledge(&invoice.id))
+    .run("To leave it as it is", acknowledge(&invoice.id))
 }
 
 fn license_deleted(invoice: &Invoice, Deletion { action, target, at }: &Deletion) -> Advice {
     let what = if action == "license.issued" {
         format!(
             "Paid, but license {target}, which reconcile issued for it at {at}, does not exist any \
-             more. Nothing was changed"
+             more"
         )
     } else {
         format!(
             "Settled without a license, but licenses were deleted since ({action} of {target} at \
-             {at}), perhaps this one too. Nothing was changed"
+             {at}), perhaps this one too"
         )
     };
     Advice::new(what)
@@ -265,35 +319,41 @@ fn license_deleted(invoice: &Invoice, Deletion { action, target, at }: &Deletion
             "If the buyer is still owed a license, issue one",
             issue(&invoice.id),
         )
-        .run("If one exists, link it", link_to_be_named(invoice))
+        .run(IF_ONE_EXISTS, link_to_be_named(invoice))
         .run("If none is owed", acknowledge(&invoice.id))
 }
 
 /// Of unpaid invoices that the store does not have.
 pub fn not_in_btcpay(ids: &[&InvoiceId]) -> Advice {
-    let list: Vec<String> = ids
-        .iter()
-        .map(|id| format!("('{}')", quoted(&id.0)))
-        .collect();
     let (it, them) = match ids.len() {
         1 => ("it, perhaps because it was", "close it"),
         _ => ("them, perhaps because they were", "close them"),
     };
     Advice::new(format!(
-        "BTCPay's store does not have {it} never paid: BTCPay deletes such invoices after six months. \
-         Nothing was changed"
+        "BTCPay's store does not have {it} never paid: BTCPay deletes such invoices after six months"
     ))
     .run(
         &format!("If no money came, {them}"),
-        format!(
-            "BEGIN; CREATE TEMP TABLE gone (id); INSERT INTO gone VALUES {}; UPDATE discount_codes \
-             SET used_count = max(0, used_count - (SELECT count(*) FROM discount_redemptions WHERE \
-             code_id = discount_codes.id AND status = 'pending' AND invoice_id IN gone)); UPDATE \
-             discount_redemptions SET status = 'cancelled' WHERE status = 'pending' AND invoice_id \
-             IN gone; UPDATE invoices SET status = 'expired' WHERE status = 'pending' AND id IN gone; \
-             DROP TABLE gone; COMMIT;",
-            list.join(", ")
-        ),
+        close(ids, LocalStatus::Pending),
+    )
+}
+
+/// SQL that closes those of these invoices that have this status, and cancels the pending redemptions of
+/// all.
+fn close(ids: &[&InvoiceId], from: LocalStatus) -> String {
+    let list: Vec<String> = ids
+        .iter()
+        .map(|id| format!("('{}')", quoted(&id.0)))
+        .collect();
+    format!(
+        "BEGIN; CREATE TEMP TABLE gone (id); INSERT INTO gone VALUES {}; UPDATE discount_codes \
+         SET used_count = max(0, used_count - (SELECT count(*) FROM discount_redemptions WHERE \
+         code_id = discount_codes.id AND status = 'pending' AND invoice_id IN gone)); UPDATE \
+         discount_redemptions SET status = 'cancelled' WHERE status = 'pending' AND invoice_id \
+         IN gone; UPDATE invoices SET status = 'expired' WHERE status = '{}' AND id IN gone; \
+         DROP TABLE gone; COMMIT;",
+        list.join(", "),
+        from.word()
     )
 }
 
@@ -308,55 +368,73 @@ fn difference(
         (Some(amount), Some(paid)) if paid < amount => {
             let short = amount.saturating_sub(paid).normalize();
             format!(
-                "for {short} {} less than its price: {}",
+                "{short} {} less than its price came: {}",
                 money.currency,
                 paid::story(money, answer, payments)
             )
         }
         (Some(_), _) => format!(
-            "over {}, and amount_sats is {amount_sats}",
-            paid::price(money)
+            "its price there is {}, and here {} sats",
+            paid::price(money),
+            with_separators(amount_sats)
         ),
         (None, Some(paid)) => format!(
-            "without a fixed amount, and counts {} {} where amount_sats is {amount_sats}",
+            "it has no fixed price there, BTCPay counts {} {}, and its price here is {} sats",
             paid.normalize(),
-            money.currency
+            money.currency,
+            with_separators(amount_sats)
         ),
-        (None, None) => format!("without an amount, and amount_sats is {amount_sats}"),
+        (None, None) => format!(
+            "it has no fixed price there, and here {} sats",
+            with_separators(amount_sats)
+        ),
     }
 }
 
 /// What to do about a payment for what only the service can give.
 fn missed_work(missed: &Missed, invoice: &Invoice, what: &str, not_done: &str) -> Advice {
-    let revoke = |advice: Advice, id: &LicenseId| {
-        let unless = if missed.may_be_purchase {
-            ". Only the invoice's note says so; if it was a purchase, keep the license"
-        } else {
-            ""
-        };
-        advice.say(format!(
-            "License {id} was issued for this payment although nobody is owed it: revoke it in the \
-             service{unless}"
+    let surplus = missed.surplus_license.as_ref();
+    let revoke = |id: &LicenseId| format!("Revoke license {id} in the service");
+    if let (Some(id), true) = (surplus, missed.applied) {
+        return Advice::new(format!(
+            "The buyer paid for {what} and has it, but license {id} was issued too, which nobody is owed"
         ))
-    };
-    match (&missed.surplus_license, missed.applied) {
-        (Some(id), true) => revoke(
-            Advice::new(format!(
-                "The buyer paid for {what} and has it. Nothing was changed"
-            )),
-            id,
-        ),
-        (surplus, _) => {
-            let advice = Advice::new(format!(
-                "The buyer paid for {what}, but {not_done}. Nothing was changed"
-            ));
-            let advice = resend_or_refund(advice, missed, invoice);
-            match surplus {
-                Some(id) => revoke(advice, id),
-                None => advice,
-            }
-        }
+        .say(revoke(id));
     }
+    let instead = surplus.map_or_else(String::new, |id| {
+        format!(". License {id} was issued instead, which nobody is owed")
+    });
+    let mut advice = Advice::new(format!(
+        "The buyer paid for {what}, but {not_done}{instead}"
+    ))
+    .say("Redeliver the invoice's InvoiceSettled webhook in BTCPay");
+    let by_hand = "If that does not help, do it by hand in the service";
+    advice = match invoice.status {
+        LocalStatus::Settled => advice.say(by_hand),
+        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => advice.run(
+            &format!("{by_hand} and record it"),
+            set_status(&invoice.id, LocalStatus::Settled),
+        ),
+    };
+    if let Some(id) = surplus {
+        advice = advice.say(revoke(id));
+    }
+    if missed.may_be_purchase {
+        let only = "Only its note says that it was no purchase. If it was one,";
+        advice = match (&invoice.license, surplus) {
+            (License::None, _) => {
+                advice.run(&format!("{only} issue its license"), issue(&invoice.id))
+            }
+            (License::Issued { .. }, Some(_)) => advice.run(
+                &format!("{only} keep the license"),
+                acknowledge(&invoice.id),
+            ),
+            (License::Issued { .. }, None) => advice,
+        };
+    }
+    advice
+        .run("Once it is done, or refunded", acknowledge(&invoice.id))
+        .may_refund()
 }
 
 /// The invoice's page in BTCPay Server, which a person opens at `public_url`; None for a free sale,
@@ -370,30 +448,6 @@ pub fn page(id: &BtcpayInvoiceId, public_url: &Url) -> Option<String> {
         path.pop_if_empty().extend(["invoices", &id.0]);
     }
     Some(url.into())
-}
-
-/// How to make the service do what only it can do, or what to do instead.
-fn resend_or_refund(advice: Advice, missed: &Missed, invoice: &Invoice) -> Advice {
-    let advice = advice.say("Redeliver the invoice's InvoiceSettled webhook in BTCPay");
-    let by_hand = "If that does not help, apply it by hand in the service";
-    let advice = match invoice.status {
-        LocalStatus::Settled => advice.say(by_hand),
-        LocalStatus::Pending | LocalStatus::Expired | LocalStatus::Invalid => advice.run(
-            &format!("{by_hand} and record it"),
-            set_status(&invoice.id, LocalStatus::Settled),
-        ),
-    };
-    let advice = if missed.may_be_purchase && missed.surplus_license.is_none() {
-        advice.run(
-            "Only its note says so; if it was a purchase",
-            issue(&invoice.id),
-        )
-    } else {
-        advice
-    };
-    advice
-        .run("Once it is done, or refunded", acknowledge(&invoice.id))
-        .may_refund()
 }
 
 /// The command that issues a license in spite of a doubt.
@@ -442,6 +496,9 @@ fn link(invoice: &Invoice, license_id: &LicenseId) -> String {
         quoted(&license_id.0)
     )
 }
+
+/// Before [`link_to_be_named`].
+const IF_ONE_EXISTS: &str = "If one exists, put its id for ITS-ID and link it";
 
 fn link_to_be_named(invoice: &Invoice) -> String {
     link(invoice, &LicenseId("ITS-ID".into()))
