@@ -5,9 +5,11 @@ mod btcpay;
 #[path = "../demo/shop.rs"]
 mod demo_shop;
 mod mixed;
+mod person;
 mod program;
 mod shop;
 
+mod advice;
 mod answers;
 mod attention;
 mod backlog;

@@ -3,7 +3,8 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
@@ -11,7 +12,7 @@ use rusqlite::types::ValueRef;
 use tempfile::TempDir;
 
 use crate::btcpay::{self, Btcpay};
-use crate::program::Run;
+use crate::program::{Ran, Run};
 
 /// The price of every sale, in sats and as BTCPay writes it.
 pub const SATS: i64 = 21_000;
@@ -206,6 +207,48 @@ impl Shop {
             self.query(&format!("SELECT '{table}', * FROM {table} {kept}"))
         });
         rows.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Everything becomes older by this, in the database and in BTCPay.
+    pub fn seconds_pass(&self, seconds: i64) {
+        self.sql(&self.older_by(seconds));
+        self.btcpay.later(move |invoices| {
+            for invoice in invoices {
+                invoice.created -= seconds;
+                invoice.expires = invoice.expires.map(|expires| expires - seconds);
+                for payment in &mut invoice.payments {
+                    payment.received -= seconds;
+                }
+            }
+        })();
+    }
+
+    /// SQL that makes every time in the database earlier.
+    fn older_by(&self, seconds: i64) -> String {
+        self.query(&format!(
+            "SELECT 'UPDATE ' || tables.name || ' SET ' || group_concat(
+                      replace('COLUMN = coalesce(strftime(''%Y-%m-%dT%H:%M:%SZ'', COLUMN, ''-{seconds} seconds''), COLUMN)',
+                              'COLUMN', columns.name), ', ') || ';'
+               FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns
+              WHERE tables.type = 'table' AND columns.name GLOB '*_at'
+              GROUP BY tables.name"
+        ))
+    }
+
+    /// A person types this line into a shell where the program and its settings are known.
+    #[track_caller]
+    pub fn person_types(&self, line: &str) -> Ran {
+        let program = Path::new(env!("CARGO_BIN_EXE_reconcile"));
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", line])
+            .env_clear()
+            .env("PATH", program.parent().unwrap())
+            .env("RECONCILE_DATABASE", self.database())
+            .env("BTCPAY_URL", self.btcpay.url())
+            .env("BTCPAY_STORE_ID", btcpay::STORE)
+            .env("BTCPAY_API_KEY", btcpay::KEY);
+        Ran::of(shell, 0)
     }
 
     /// A run of the program configured for this shop.
