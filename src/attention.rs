@@ -44,6 +44,8 @@ pub enum Occasion {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Past {
     pub open: Vec<Noted>,
+    /// One-offs that were told.
+    done: Vec<Attention>,
     pub acknowledged: Option<Acknowledged>,
 }
 
@@ -205,8 +207,13 @@ impl Past {
             }
             _ => {}
         }
-        self.open
-            .retain(|noted| noted.one_off.is_none() || noted.told.is_none());
+        let (open, done) = std::mem::take(&mut self.open)
+            .into_iter()
+            .partition(|noted| noted.one_off.is_none() || noted.told.is_none());
+        self.open = open;
+        let done: Vec<Noted> = done;
+        self.done
+            .extend(done.into_iter().filter_map(|noted| noted.one_off));
     }
 
     /// The end of everything: the invoice is gone.
@@ -241,7 +248,8 @@ impl Past {
                 ),
             })
             .unzip();
-        let all = present.into_iter().chain(again.into_iter().flatten());
+        let news = present.into_iter().filter(|one| !self.done.contains(one));
+        let all = news.chain(again.into_iter().flatten());
         let steps = all.map(|attention| {
             let noted = |noted: &&Noted| &*noted.reason == attention.reason();
             let Some(noted) = self.open.iter().find(noted) else {
@@ -451,11 +459,23 @@ mod tests {
             }]
         );
         log(&mut past, &steps, Occasion::Recheck, 3600);
-        assert_eq!(past, Past::default());
+        assert_eq!(past.next(Vec::new(), Occasion::Recheck, 7200), []);
+        // Its sale is completed only now.
+        assert_eq!(past.next(vec![mismatch()], Occasion::Recheck, 7200), []);
+        let other = Attention::AmountMismatch(money(None));
+        assert_eq!(
+            past.next(vec![other.clone()], Occasion::Recheck, 7200),
+            [Step::Note(other)]
+        );
 
+        let mut past = Past::default();
         let steps = past.next(vec![mismatch()], Occasion::Recheck, 0);
         log(&mut past, &steps, Occasion::Recheck, 0);
-        assert_eq!(past, Past::default(), "a recheck has told it");
+        assert_eq!(
+            past.next(Vec::new(), Occasion::Recheck, 3600),
+            [],
+            "a recheck has told it"
+        );
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct Cli {
     #[arg(long, value_name = "URL", help_heading = WHERE)]
     pub btcpay_url: Option<OsString>,
 
-    /// Where a person opens it, for links [env: BTCPAY_PUBLIC_URL]
+    /// Its address in links [env: BTCPAY_PUBLIC_URL]
     #[arg(long, value_name = "URL", help_heading = WHERE)]
     pub public_url: Option<OsString>,
 
@@ -73,10 +73,10 @@ pub struct Cli {
     #[arg(long, value_name = "INVOICE", conflicts_with_all = ["recheck", "invoices"], help_heading = WHAT)]
     pub issue: Vec<String>,
 
-    /// Tell and change these no more, until something differs
+    /// Accept these as they are, until they differ
     #[arg(
         long,
-        value_name = "INVOICE",
+        value_name = "ID",
         num_args = 1..,
         conflicts_with_all = ["dry_run", "recheck", "issue", "invoices"],
         help_heading = WHAT

@@ -377,10 +377,13 @@ impl Database {
         let is_free = BtcpayInvoiceId(shown(row.get_ref("btcpay_invoice_id")?)).is_free();
         let is_ours: Option<bool> = column_value(row, "is_ours")?;
         let was_just_touched = column_value::<Option<bool>>(row, "was_just_touched")?;
-        if was_just_touched == Some(true) || is_ours == Some(false) && !is_free {
+        if is_ours == Some(false) && !is_free {
             return Ok(Noted::Skipped);
         }
         let invoice = self.with_history(read_invoice(row)?)?;
+        if was_just_touched == Some(true) && !is_complete(&invoice) {
+            return Ok(Noted::Skipped);
+        }
         Ok(if is_free {
             Noted::Free(invoice)
         } else {

@@ -111,7 +111,7 @@ impl Block {
     /// wraps it.
     pub fn text(&self, columns: Option<usize>) -> String {
         let lines = self.lines.iter().map(|line| match (line, columns) {
-            (Line::Text(text), Some(columns)) => textwrap::fill(text, wrapping(columns)),
+            (Line::Text(text), Some(columns)) => textwrap::fill(text, wrapping(text, columns)),
             (Line::Text(text) | Line::Whole(text), _) => text.clone(),
         });
         lines.collect::<Vec<_>>().join("\n")
@@ -119,8 +119,10 @@ impl Block {
 }
 
 /// Ids and addresses are copied whole.
-fn wrapping(columns: usize) -> textwrap::Options<'static> {
-    textwrap::Options::new(columns)
+fn wrapping(text: &str, columns: usize) -> textwrap::Options<'static> {
+    // Each makes a character before it an emoji, which is one column wider than textwrap thinks.
+    let selectors = text.matches('\u{fe0f}').count();
+    textwrap::Options::new(columns.saturating_sub(selectors))
         .word_splitter(textwrap::WordSplitter::NoHyphenation)
         .break_words(false)
 }

@@ -371,11 +371,17 @@ fn likely_address_is_named() {
     let shop = Shop::open();
     shop.sale("a").made();
     let right = shop.btcpay.url() + "/";
-    for path in ["/api/v1", "/btcpay", "/stores/9Ci/invoices"] {
+    for (path, what) in [
+        ("/api/v1", "no BTCPay Server API at [..]/api/v1 (404: [..])"),
+        ("/btcpay", "no BTCPay Server API at [..]/btcpay (404: [..])"),
+        // A page of its own.
+        (
+            "/stores/9Ci",
+            "BTCPay Server redirects to /login (302 Found), a page for people",
+        ),
+    ] {
         let wrong = shop.btcpay.url() + path;
-        let expected = format!(
-            "error: no BTCPay Server API at {wrong} (404: [..]). Is --btcpay-url rather {right}?"
-        );
+        let expected = format!("error: {what}. Is --btcpay-url rather {right}?");
         shop.reconcile()
             .option("--btcpay-url", &wrong)
             .exits(1)

@@ -77,9 +77,10 @@ fn attention_is_in_the_report_and_on_stderr() {
             .made();
         let dry = shop.reconcile().flag("--dry-run").json(0);
         assert_eq!(dry["attention"][0]["reason"], reason, "{row:?}: {dry}");
-        shop.reconcile().exits(0).warns(&format!(
-            "warning: invoice a: {reason}: [..]http://127.0.0.1:[..]/invoices/btc-a"
-        ));
+        shop.reconcile()
+            .exits(0)
+            .tells(&[("a", reason)])
+            .says("http://127.0.0.1:[..]/invoices/btc-a");
         assert_eq!(shop.state("a"), after, "{row:?}");
     }
 }
@@ -89,9 +90,7 @@ fn no_warning_if_unpaid_settled_or_marked() {
     for (there, additional, paid) in [
         ("Expired", "None", "0"),
         ("Expired", "Marked", "0.00021"),
-        ("Invalid", "None", "0.00000000"),
         ("Invalid", "Marked", "0.00021"),
-        ("Invalid", "Invalid", "0"),
         ("Settled", "PaidOver", "0.1"),
         ("Settled", "Marked", "0"),
     ] {
@@ -101,6 +100,25 @@ fn no_warning_if_unpaid_settled_or_marked() {
             .additional(additional, paid)
             .made();
         shop.reconcile().exits(0).warns("");
+    }
+}
+
+#[test]
+fn money_on_a_closed_invoice_is_never_silent() {
+    for (there, additional, paid, reason) in [
+        // BTCPay makes it so only if a payment did not confirm in time.
+        ("Invalid", "None", "0.00000000", "invalid_but_paid"),
+        ("Invalid", "Invalid", "0", "invalid_but_paid"),
+        ("Expired", "None", "0.0001", "paid_partial"),
+        ("Expired", "PaidOver", "0.00021", "paid_late"),
+        ("Expired", "Unheard", "0.3", "paid_late"),
+    ] {
+        let shop = Shop::open();
+        shop.sale("a")
+            .there(there)
+            .additional(additional, paid)
+            .made();
+        shop.reconcile().exits(0).tells(&[("a", reason)]);
     }
 }
 
@@ -115,13 +133,26 @@ fn recheck_reports_closed_invoices_and_changes_nothing() {
     let before = shop.everything();
     shop.reconcile().exits(0).says_nothing();
     shop.reconcile().flag("--recheck").exits(0).warns(
-        "warning: invoice late: paid_late: BTCPay counts 0.00021 of 0.00021 BTC, and the invoice had expired \
-         before it was paid in full. To accept the sale, mark it settled in BTCPay and the next --recheck issues the license; otherwise refund the buyer and mark it invalid: [..]",
+        "late@example.com, Pro
+         21,000 sats, 1 h old: paid late
+         BTCPay counts 0.00021 of 0.00021 BTC.
+         To accept the sale, mark the invoice settled in BTCPay: the next --recheck issues the license.
+         To refuse it, refund the buyer and mark the invoice invalid in BTCPay.
+         http://127.0.0.1:[..]/invoices/btc-late
+         http://127.0.0.1:[..]/invoices/btc-late/refund
+         invoice late",
     );
     assert_eq!(shop.everything(), before);
 
     shop.btcpay.mark("btc-late", "Invalid");
-    shop.reconcile().flag("--recheck").exits(0).says_nothing();
+    shop.reconcile()
+        .flag("--recheck")
+        .exits(0)
+        .prints(
+            "invoice late (BTCPay invoice btc-late): over: paid late
+             20[..]Z 1 checked, 1 over; 1 request, [..] ms",
+        )
+        .warns("");
     assert_eq!(
         shop.everything(),
         before,
@@ -145,9 +176,10 @@ fn missing_paid_amount_is_accepted() {
         shop.btcpay
             .change(id, |invoice| invoice.paid = serde_json::Value::Null);
     }
-    shop.reconcile().exits(0).warns(
-        "warning: invoice late: paid_late: BTCPay does not say how much of 0.00021 BTC it counts, and [..]",
-    );
+    shop.reconcile()
+        .exits(0)
+        .tells(&[("invalid", "invalid_but_paid"), ("late", "paid_late")])
+        .says("BTCPay does not say how much was paid.");
     assert_eq!(shop.state("invalid"), "invalid");
 }
 
@@ -188,12 +220,12 @@ fn partly_paid_is_told_as_btcpay_counts() {
         (
             "Expired",
             "PaidPartial",
-            "BTCPay counts 0.00011 of 0.00021 BTC, and the invoice has expired. Refund ",
+            "BTCPay counts 0.00011 of 0.00021 BTC. To accept ",
         ),
         (
             "Invalid",
             "None",
-            "BTCPay counts 0.00011 of 0.00021 BTC, which did not confirm in time. If ",
+            "It was paid, but not confirmed in time. BTCPay counts 0.00011 of 0.00021 BTC. To ",
         ),
     ] {
         let shop = Shop::open();
@@ -217,7 +249,7 @@ fn top_up_is_a_mismatch_only_if_less_than_the_price_was_paid() {
         (
             "0.0002",
             Some(
-                "BTCPay settled it, but without a fixed amount, and counts 0.0002 BTC where amount_sats is 21000. ",
+                "BTCPay settled it, but it has no fixed price there, BTCPay counts 0.0002 BTC, and its price here is 21,000 sats. ",
             ),
         ),
     ] {
@@ -255,17 +287,21 @@ fn following_the_advice_clears_the_warning() {
     for there in ["New", "Processing", "Expired", "Invalid"] {
         let shop = Shop::open();
         shop.sale("a").here("settled").there(there).made();
-        let warning = shop.reconcile().exits(0).stderr;
-        let (_, advice) = warning.split_once("correct the row (").unwrap();
-        shop.sql(advice.split_once(')').unwrap().0);
-        shop.reconcile().flag("--recheck").exits(0).says_nothing();
+        let told = shop
+            .reconcile()
+            .exits(0)
+            .tells(&[("a", "settled_here_not_there")]);
+        shop.sql(&told.advised("UPDATE invoices"));
+        let recheck = shop.reconcile().flag("--recheck").json(0);
+        assert_eq!(recheck["resolved"][0]["reason"], "settled_here_not_there");
     }
     let shop = Shop::open();
     let sale = shop.sale("a").here("settled").there("Expired").licensed();
     sale.redemption("pending").made();
     shop.reconcile()
         .exits(0)
-        .warns("warning: [..] if not, revoke license lic-a and correct the row (UPDATE [..]");
+        .tells(&[("a", "settled_here_not_there")])
+        .says("If not, revoke license lic-a and correct the row:");
 }
 
 /// A shop with a settled invoice `a` that has no license, and a license that has no invoice.
@@ -289,7 +325,8 @@ fn license_issued_by_hand_prevents_a_second_one() {
         let before = shop.everything();
         shop.reconcile()
             .exits(0)
-            .warns("warning: invoice a: license_by_hand: [..] (UPDATE licenses SET invoice_id = 'a' WHERE id = 'gift'); [..]");
+            .tells(&[("a", "license_by_hand")])
+            .says("UPDATE licenses SET invoice_id = 'a' WHERE id = 'gift';");
         assert_eq!(shop.everything(), before);
 
         shop.sql("UPDATE licenses SET invoice_id = 'a' WHERE id = 'gift'");
@@ -326,5 +363,5 @@ fn suggested_sql_escapes_quotes() {
     shop.sql("UPDATE licenses SET id = 'x''; DROP TABLE licenses; --'");
     shop.reconcile()
         .exits(0)
-        .warns("warning: [..] WHERE id = 'x''; DROP TABLE licenses; --'); if not, [..]");
+        .says("UPDATE licenses [..] WHERE id = 'x''; DROP TABLE licenses; --';");
 }

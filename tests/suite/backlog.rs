@@ -13,7 +13,7 @@ const ALL_SETTLED: fn(i64) -> &'static str = |_| "Settled";
 /// The number of requests for pages of the list, and for single invoices.
 fn pages_and_single(shop: &Shop) -> (usize, usize) {
     let mut requests = shop.btcpay.requests();
-    requests.retain(|path| !path.contains("api-keys"));
+    requests.retain(|path| !path.contains("api-keys") && !path.contains("payment-methods"));
     let pages = requests
         .iter()
         .filter(|path| path.contains("/invoices?"))

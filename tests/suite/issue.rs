@@ -165,7 +165,7 @@ fn person_issues_license_despite_each_doubt() {
             let report = shop.reconcile().flag("--recheck").json(0);
             assert_eq!(report["attention"][0]["reason"], reason);
             let detail = report["attention"][0]["detail"].as_str().unwrap();
-            assert!(detail.contains("run reconcile --issue a"), "{detail}");
+            assert!(detail.contains("(reconcile --issue=a)"), "{detail}");
 
             let foreseen = shop.person_issues(id).flag("-n").json(0);
             assert_eq!(shop.everything(), before, "{reason}");

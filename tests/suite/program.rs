@@ -115,23 +115,45 @@ impl Ran {
     }
 
     /// Checks that stderr has a block for each of these and nothing else: an invoice and why it needs
-    /// a person, with a blank for each underscore.
+    /// a person.
     #[track_caller]
     pub fn tells(self, expected: &[(&str, &str)]) -> Self {
-        let blocks = self.stderr.trim_end().split("\n\n");
-        let told: Vec<_> = blocks.filter(|block| !block.is_empty()).collect();
-        let fits = told.len() == expected.len()
-            && told.iter().zip(expected).all(|(block, (id, reason))| {
-                let is_reason =
-                    |line: &str| line.ends_with(&format!(": {}", reason.replace('_', " ")));
-                block.ends_with(&format!("\ninvoice {id}")) && block.lines().take(2).any(is_reason)
-            });
-        assert!(
-            fits,
-            "expected on stderr a block for each of {expected:?}, got: {}",
-            self.transcript
-        );
+        let told = self.told();
+        let told: Vec<_> = told
+            .iter()
+            .map(|(id, why)| (id.as_str(), why.as_str()))
+            .collect();
+        assert_eq!(told, expected, "{}", self.transcript);
         self
+    }
+
+    /// What stderr's blocks tell: each invoice, and the reason as JSON has it. Anything else is there by
+    /// mistake.
+    #[track_caller]
+    pub fn told(&self) -> Vec<(String, String)> {
+        let blocks = self.stderr.trim_end().split("\n\n");
+        let is_rest = |block: &str| line_matches("and [..] more: reconcile --dry-run", block);
+        let blocks = blocks.filter(|block| !block.is_empty() && !is_rest(block));
+        let read = |block: &str| {
+            let (_, id) = block.rsplit_once("\ninvoice ")?;
+            let mut beginning = block.lines().take(2);
+            let (_, why) = beginning.find_map(|line| line.rsplit_once(" old: "))?;
+            Some((id.to_owned(), why.replace(' ', "_")))
+        };
+        blocks
+            .map(|block| read(block).unwrap_or_else(|| panic!("no block: {}", self.transcript)))
+            .collect()
+    }
+
+    /// The command or statement that a block advises, by how it begins.
+    #[track_caller]
+    pub fn advised(&self, beginning: &str) -> String {
+        let lines = self.stdout.lines().chain(self.stderr.lines());
+        let mut lines = lines.map(str::trim_start);
+        let found = lines.find(|line| line.starts_with(beginning));
+        found
+            .unwrap_or_else(|| panic!("no {beginning}: {}", self.transcript))
+            .to_owned()
     }
 
     /// Checks that a line of stderr is this one; as for [`Self::prints`].
@@ -158,6 +180,15 @@ impl Ran {
     pub fn says_nothing(self) -> Self {
         self.prints("").warns("")
     }
+}
+
+/// What a report says that a person has to do; when it was noted, only a real run can tell.
+pub fn what_needs_a_person(report: &Value) -> Value {
+    let mut attention = report["attention"].clone();
+    for item in attention.as_array_mut().unwrap() {
+        item["since"].take();
+    }
+    attention
 }
 
 fn matches(expected: &str, found: &str) -> bool {
