@@ -28,6 +28,7 @@ mod issue;
 mod keysat;
 mod kills;
 mod licenses;
+mod month;
 mod network;
 mod options;
 mod properties;
