@@ -18,6 +18,7 @@
 mod acknowledge;
 mod attention;
 mod btcpay;
+mod candidates;
 mod cli;
 mod config;
 mod database;

@@ -61,19 +61,12 @@ pub fn reconcile(
         if done.steps.iter().any(Step::is_noted) {
             to_write.push((invoice, word));
         } else if !done.is_nothing() {
-            match database.reread(&invoice.id) {
-                Ok(Some((current, sale))) if current == invoice => {
-                    tell(
-                        report,
-                        &invoice,
-                        word.as_ref(),
-                        Done { sale, ..done },
-                        moment,
-                    );
-                }
-                // The service has just changed it.
-                Ok(_) => {}
-                Err(_) => tell(report, &invoice, word.as_ref(), done, moment),
+            // Else the service has just changed it.
+            if let Some((current, sale)) = database.reread(&invoice.id)?
+                && current == invoice
+            {
+                let done = Done { sale, ..done };
+                tell(report, &invoice, word.as_ref(), done, moment);
             }
         }
     }

@@ -7,6 +7,7 @@ use log::info;
 
 use crate::attention::{Occasion, Step};
 use crate::btcpay::{AskError, Btcpay};
+use crate::candidates::{Candidate, Candidates};
 use crate::config::{Config, Task};
 use crate::database::{Access, Database, Window, Writing};
 use crate::decide::{is_complete, may_be_deleted};
@@ -83,7 +84,7 @@ fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Repo
     reconcile(free.collect(), &mut database, report, moment, |_, _| {})?;
     resolve_gone(listing.gone, &mut database, report, moment)?;
     let later: Vec<_> = listing.older.into_iter().chain([listing.noted]).collect();
-    let is_nothing_to_ask = listing.candidates.is_empty() && later.iter().all(Vec::is_empty);
+    let is_nothing_to_ask = listing.candidates.is_empty() && later.iter().all(Candidates::is_empty);
     // A dry run tries the settings, all of them.
     if !is_nothing_to_ask || config.access == Access::Read {
         let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
@@ -131,9 +132,9 @@ struct Asking<'run> {
 impl Asking<'_> {
     /// Looks up each of `candidates`, then as many of those for `later` as there is time for, and
     /// brings each into agreement before the next request.
-    fn ask_about_all(&mut self, candidates: Vec<Invoice>, later: Vec<Vec<Invoice>>) -> Result<()> {
+    fn ask_about_all(&mut self, candidates: Candidates, later: Vec<Candidates>) -> Result<()> {
         let count = candidates.len();
-        let progress = Progress::of(count + later.iter().map(Vec::len).sum::<usize>());
+        let progress = Progress::of(count + later.iter().map(Candidates::len).sum::<usize>());
         let result = self.look_up(candidates, &progress);
         self.report.not_asked = count as u64 - self.report.checked;
         result?;
@@ -152,7 +153,7 @@ impl Asking<'_> {
         Ok(())
     }
 
-    fn look_up(&mut self, candidates: Vec<Invoice>, progress: &Progress) -> Result<()> {
+    fn look_up(&mut self, candidates: Candidates, progress: &Progress) -> Result<()> {
         let Self {
             btcpay,
             database,
@@ -170,16 +171,21 @@ impl Asking<'_> {
             match looked_up {
                 LookedUp::Answered(answered) => {
                     *store_is_ours |= !answered.is_empty();
-                    let answered = answered.into_iter();
-                    let answered = answered.map(|(invoice, answer)| (invoice, Some(answer)));
-                    reconcile(answered.collect(), database, report, *moment, done)?;
+                    let mut to_decide = Vec::new();
+                    for (candidate, answer) in answered {
+                        match unchanged(&candidate, database)? {
+                            Some(invoice) => to_decide.push((invoice, Some(answer))),
+                            None => done(report, 1),
+                        }
+                    }
+                    reconcile(to_decide, database, report, *moment, done)?;
                 }
-                LookedUp::NotInStore(invoice) => {
-                    missing.push(invoice);
+                LookedUp::NotInStore(candidate) => {
+                    missing.extend(unchanged(&candidate, database)?);
                     done(report, 1);
                 }
-                LookedUp::Failed(invoice, error) => {
-                    report.failed(invoice.id, invoice.btcpay_id, &error);
+                LookedUp::Failed(candidate, error) => {
+                    report.failed(candidate.id, candidate.btcpay_id, &error);
                     done(report, 1);
                 }
             }
@@ -225,6 +231,21 @@ impl Asking<'_> {
         let missing = ours.into_iter().map(|invoice| (invoice, None)).collect();
         reconcile(missing, self.database, self.report, self.moment, |_, _| {})
     }
+}
+
+/// The invoice of `candidate`; None if the service has changed its status since it was listed.
+///
+/// # Errors
+///
+/// The database cannot be read.
+fn unchanged(candidate: &Candidate, database: &Database) -> Result<Option<Invoice>> {
+    let current = database.reread(&candidate.id)?;
+    let invoice = current.map(|(invoice, _)| invoice);
+    let unchanged = invoice.filter(|invoice| invoice.status == candidate.status);
+    if unchanged.is_none() {
+        info!("invoice {}: the service got there first", candidate.id);
+    }
+    Ok(unchanged)
 }
 
 /// Asks what was paid, and when, for what is told about money. Without an answer, what the invoice

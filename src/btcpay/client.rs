@@ -134,7 +134,7 @@ impl Btcpay {
     /// # Errors
     ///
     /// See [`AskError`].
-    pub fn by_order_id(&mut self, window: Window, ids: &[&InvoiceId]) -> Result<Page, AskError> {
+    pub fn by_order_id(&mut self, window: Window, ids: &[InvoiceId]) -> Result<Page, AskError> {
         self.filtered(window, ids.iter().map(|id| ("orderId", id.0.to_string())))
     }
 

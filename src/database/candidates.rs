@@ -11,6 +11,7 @@ use super::errors::explain;
 use super::invoice_row::{read_invoice, readable_time};
 use super::keysat;
 use super::row::{column_value, shown};
+use crate::candidates::Candidates;
 use crate::decide::is_complete;
 use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, License, LocalStatus, Purpose};
 
@@ -39,16 +40,16 @@ pub struct Window {
 #[derive(Debug)]
 pub struct Listing {
     /// Oldest first.
-    pub candidates: Vec<Invoice>,
+    pub candidates: Candidates,
     /// Incomplete free sales, of which BTCPay Server knows nothing.
     pub free: Vec<Invoice>,
     /// Pending invoices older than the window, if closed ones are candidates too: as many as there is
     /// room for, from a random place to the newest and then from the oldest, so that repeated runs
     /// reach all of them. Each part is oldest first.
-    pub older: [Vec<Invoice>; 2],
+    pub older: [Candidates; 2],
     /// Others of which something was noted that is not over: as many as there is room for, from a
     /// random one on. Oldest first.
-    pub noted: Vec<Invoice>,
+    pub noted: Candidates,
     /// Invoices of which something was noted, and that are no longer there, or the service's alone.
     pub gone: Vec<InvoiceId>,
     pub unreadable: Vec<Unreadable>,
@@ -72,11 +73,13 @@ pub struct Unreadable {
 const CANDIDATES: &str = "
 SELECT *
   FROM invoice_rows
- WHERE id IN (
-         SELECT id FROM invoices
-          WHERE status = 'pending'
+ WHERE status = 'pending'
+   AND (created_seconds >= :since) IS NOT FALSE
 
-         UNION
+ UNION ALL
+SELECT *
+  FROM invoice_rows
+ WHERE id IN (
          SELECT id FROM invoices
           WHERE status = 'settled'
             AND created_at >= date(:since, 'unixepoch', '-1 day')
@@ -89,8 +92,11 @@ SELECT *
             AND NOT EXISTS (SELECT 1 FROM licenses WHERE invoice_id = invoices.id)
 
          UNION
-         SELECT invoice_id FROM discount_redemptions
-          WHERE status = 'pending'
+         SELECT invoice_id
+           FROM discount_redemptions
+          CROSS JOIN invoices ON invoices.id = invoice_id
+          WHERE discount_redemptions.status = 'pending'
+            AND invoices.status <> 'pending'
 
          UNION
          SELECT invoices.id
@@ -117,16 +123,14 @@ SELECT *
             AND (created_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9][T ]*') IS NOT TRUE
        )
    -- The plus keeps the index on status from being used to find them.
-   AND +status IN ('pending', 'settled', 'expired', 'invalid')
+   AND +status IN ('settled', 'expired', 'invalid')
    AND (created_seconds >= :since) IS NOT FALSE
    AND (
-         +status = 'pending'
-         OR (:recheck AND status IN ('expired', 'invalid'))
+         (:recheck AND status IN ('expired', 'invalid'))
          OR (updated_seconds <= :untouched_since) IS NOT FALSE
          -- The clock was wrong then.
          OR updated_seconds > :now + 600
-       )
- ORDER BY created_seconds, id";
+       )";
 
 const OUT_OF_WINDOW: &str = "
 SELECT count(*)
@@ -193,10 +197,10 @@ impl Database {
     fn list(&self, window: Window) -> rusqlite::Result<Listing> {
         let read = self.connection.unchecked_transaction()?;
         let mut listing = Listing {
-            candidates: Vec::new(),
+            candidates: Candidates::default(),
             free: Vec::new(),
-            older: [Vec::new(), Vec::new()],
-            noted: Vec::new(),
+            older: Default::default(),
+            noted: Candidates::default(),
             gone: Vec::new(),
             unreadable: Vec::new(),
             other_provider: 0,
@@ -219,16 +223,29 @@ impl Database {
         let with_values = rows.as_ref().and_then(Statement::expanded_sql);
         trace!("candidates: {}", with_values.unwrap_or_default());
         while let Some(row) = rows.next()? {
-            match self.read_candidate(row, window.recheck) {
-                Ok(Candidate::ToLookUp(invoice)) => listing.candidates.push(invoice),
-                Ok(Candidate::Free(invoice)) => listing.free.push(invoice),
-                Ok(Candidate::OtherProvider) => listing.other_provider += 1,
-                Ok(Candidate::Complete) => {}
-                Err(error) => listing.unreadable.push(unreadable(row, error)?),
+            let take = |candidate| {
+                match candidate {
+                    Candidate::ToLookUp(invoice) => listing.candidates.push(&invoice)?,
+                    Candidate::Free(invoice) => listing.free.push(invoice),
+                    Candidate::OtherProvider => listing.other_provider += 1,
+                    Candidate::Complete => {}
+                }
+                Ok(())
+            };
+            let candidate = self.read_candidate(row, window.recheck);
+            if let Err(error) = candidate.and_then(take) {
+                listing.unreadable.push(unreadable(row, error)?);
             }
         }
         drop(rows);
         drop(statement);
+        // SQLite would sort whole rows, and hold all of them meanwhile.
+        listing.candidates.sort();
+        listing
+            .free
+            .sort_by(|one, other| (one.created, &one.id.0).cmp(&(other.created, &other.id.0)));
+        let order = |one: &Unreadable, other: &Unreadable| one.id.0.cmp(&other.id.0);
+        listing.unreadable.sort_by(order);
         if window.noted {
             self.list_noted(&read, window.acknowledged, &mut listing)?;
         }
@@ -306,10 +323,13 @@ impl Database {
         for ((offset, limit), older) in parts.into_iter().zip(&mut listing.older) {
             let mut rows = statement.query(params![since, offset, limit])?;
             while let Some(row) = rows.next()? {
-                match self.read_candidate(row, true) {
-                    Ok(Candidate::ToLookUp(invoice)) => older.push(invoice),
-                    Ok(Candidate::Free(_) | Candidate::OtherProvider | Candidate::Complete) => {}
-                    Err(error) => listing.unreadable.push(unreadable(row, error)?),
+                let take = |candidate| match candidate {
+                    Candidate::ToLookUp(invoice) => older.push(&invoice),
+                    Candidate::Free(_) | Candidate::OtherProvider | Candidate::Complete => Ok(()),
+                };
+                let candidate = self.read_candidate(row, true);
+                if let Err(error) = candidate.and_then(take) {
+                    listing.unreadable.push(unreadable(row, error)?);
                 }
             }
         }
@@ -330,15 +350,16 @@ impl Database {
         if ids.is_empty() {
             return Ok(());
         }
-        let listed: HashSet<&InvoiceId> = listing
+        let free = listing.free.iter().map(|invoice| &*invoice.id.0);
+        let odd = listing.unreadable.iter();
+        let listed: HashSet<&str> = listing
             .candidates
-            .iter()
-            .chain(&listing.free)
-            .chain(listing.older.iter().flatten())
-            .map(|invoice| &invoice.id)
-            .chain(listing.unreadable.iter().map(|unreadable| &unreadable.id))
+            .ids()
+            .chain(listing.older.iter().flat_map(Candidates::ids))
+            .chain(free)
+            .chain(odd.map(|unreadable| &*unreadable.id.0))
             .collect();
-        ids.retain(|id| !listed.contains(id));
+        ids.retain(|id| !listed.contains(&*id.0));
         let first = fastrand::usize(..ids.len().max(1));
         ids.rotate_left(first);
         drop(log);
@@ -356,17 +377,20 @@ impl Database {
                 listing.gone.push(id);
                 continue;
             };
-            match self.read_noted(row) {
-                Ok(Noted::ToLookUp(invoice)) => listing.noted.push(invoice),
-                Ok(Noted::Free(invoice)) => listing.free.push(invoice),
-                Ok(Noted::Gone) => listing.gone.push(id),
-                Ok(Noted::Skipped) => {}
-                Err(error) => listing.unreadable.push(unreadable(row, error)?),
+            let take = |noted| {
+                match noted {
+                    Noted::ToLookUp(invoice) => listing.noted.push(&invoice)?,
+                    Noted::Free(invoice) => listing.free.push(invoice),
+                    Noted::Gone => listing.gone.push(id),
+                    Noted::Skipped => {}
+                }
+                Ok(())
+            };
+            if let Err(error) = self.read_noted(row).and_then(take) {
+                listing.unreadable.push(unreadable(row, error)?);
             }
         }
-        listing
-            .noted
-            .sort_by(|one, other| (one.created, &one.id.0).cmp(&(other.created, &other.id.0)));
+        listing.noted.sort();
         Ok(())
     }
 

@@ -74,13 +74,20 @@ struct Plan {
 }
 
 impl Database {
-    /// The invoice as it is now, outside any transaction. See [`Writing::reread`].
+    /// The invoice as it is now, outside any transaction. None as of [`Writing::reread`], and if its row
+    /// does not fit the contract any more: the next run says why.
     ///
     /// # Errors
     ///
-    /// Its row does not fit the contract, or cannot be read.
+    /// The database cannot be read.
     pub fn reread(&self, id: &InvoiceId) -> Result<Option<(Invoice, Sale)>> {
-        reread(&self.connection, self.keysat.as_ref(), self.clock, id)
+        let read = reread(&self.connection, self.keysat.as_ref(), self.clock, id);
+        read.or_else(|error| match error.downcast() {
+            Ok(error) if is_interrupted(&error) || concerns_the_file(&error) => {
+                Err(explain(&error, "read", &self.path, self.deadline))
+            }
+            Ok(_) | Err(_) => Ok(None),
+        })
     }
 
     /// What was noted of an invoice when the log was last read.

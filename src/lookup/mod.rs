@@ -12,17 +12,18 @@ use anyhow::{Error, Result, anyhow};
 use log::{debug, info};
 
 use crate::btcpay::{AskError, Btcpay, Listed, Page, Window};
-use crate::invoice::{Answer, BtcpayInvoiceId, Invoice};
+use crate::candidates::{Candidate, Candidates};
+use crate::invoice::{Answer, BtcpayInvoiceId, InvoiceId};
 use crate::stop::{Deadline, OutOfTime};
-use plan::{Candidate, Plan, Step, Unanswered};
+use plan::{Known, Plan, Step, Unanswered};
 
 /// What became of some of the candidates.
 pub enum LookedUp {
-    Answered(Vec<(Invoice, Answer)>),
+    Answered(Vec<(Candidate, Answer)>),
     /// This one has no answer; others may have.
-    Failed(Invoice, Error),
+    Failed(Candidate, Error),
     /// The store has no such invoice.
-    NotInStore(Invoice),
+    NotInStore(Candidate),
 }
 
 /// Looks up each of `candidates`, oldest first, at Unix second `now`, and hands every result to
@@ -33,22 +34,20 @@ pub enum LookedUp {
 /// What no further request can get past: BTCPay Server is gone, refuses the key, the deadline, or
 /// an error of `found`.
 pub fn look_up(
-    candidates: Vec<Invoice>,
+    candidates: Candidates,
     btcpay: &mut Btcpay,
     now: i64,
     deadline: Deadline,
     found: impl FnMut(LookedUp) -> Result<()>,
 ) -> Result<()> {
-    let known = candidates.iter().map(|invoice| Candidate {
-        created: invoice.created,
-        id_bytes: invoice.id.0.len(),
-    });
+    let known = candidates.known();
+    let known = known.map(|(created, id_bytes)| Known { created, id_bytes });
     let plan = Plan::new(known.collect(), now, |below| fastrand::usize(..below));
     let mut lookup = Lookup {
         plan,
-        places: HashMap::new(),
+        by_btcpay_id: Vec::new(),
         not_checked: candidates.len(),
-        candidates: candidates.into_iter().map(Some).collect(),
+        candidates,
         errors: HashMap::new(),
         wish: None,
         btcpay,
@@ -88,10 +87,9 @@ impl Wish {
 
 struct Lookup<'run, Found> {
     plan: Plan,
-    /// None once a candidate is handed on.
-    candidates: Vec<Option<Invoice>>,
-    /// Of candidates, by BTCPay's ids; filled when bulk is first shown.
-    places: HashMap<BtcpayInvoiceId, usize>,
+    candidates: Candidates,
+    /// Their places in the order of BTCPay's ids; filled when bulk is first shown.
+    by_btcpay_id: Vec<usize>,
     /// The last error of those that will be tried again.
     errors: HashMap<usize, Error>,
     /// The last one.
@@ -182,12 +180,10 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
     }
 
     fn group(&mut self, window: Window, places: &[usize]) -> Result<(), AskError> {
-        let of = |place: &usize| self.candidates.get(*place).and_then(Option::as_ref);
-        let ids: Vec<_> = places
+        let asked = places
             .iter()
-            .filter_map(of)
-            .map(|invoice| &invoice.id)
-            .collect();
+            .filter_map(|place| self.candidates.get(*place));
+        let ids: Vec<InvoiceId> = asked.map(|candidate| candidate.id).collect();
         let group = self.btcpay.by_order_id(window, &ids);
         if let Err(AskError::TooLong(_)) = group {
             self.plan.smaller_groups();
@@ -203,17 +199,16 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
     /// Hands on what a page shows of the candidates; gives how many there were, and the oldest one's
     /// place and time of creation in BTCPay Server.
     fn show(&mut self, page: Page) -> Result<(usize, Option<(usize, i64)>), AskError> {
-        if self.places.is_empty() {
-            let ids = self.candidates.iter().zip(0..);
-            let ids = ids.filter_map(|(invoice, place)| Some((invoice.as_ref()?, place)));
-            self.places = ids
-                .map(|(one, place)| (one.btcpay_id.clone(), place))
-                .collect();
+        if self.by_btcpay_id.is_empty() {
+            let candidates = &self.candidates;
+            let mut places: Vec<usize> = (0..candidates.len()).collect();
+            places.sort_unstable_by_key(|place| candidates.btcpay_id(*place));
+            self.by_btcpay_id = places;
         }
         let mut lowest: Option<(usize, i64)> = None;
         let mut answered = Vec::new();
         for listed in page.invoices {
-            let Some(place) = self.places.get(&listed.id).copied() else {
+            let Some(place) = self.place(&listed.id) else {
                 continue;
             };
             if let Some(created) = listed.created
@@ -228,31 +223,36 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
         Ok((shown, lowest))
     }
 
-    fn take(&mut self, place: usize, listed: Listed) -> Option<(Invoice, Answer)> {
-        self.plan.answered(place);
-        let invoice = self.candidates.get_mut(place)?.take()?;
+    fn place(&self, id: &BtcpayInvoiceId) -> Option<usize> {
+        let places = &self.by_btcpay_id;
+        let at = places.binary_search_by_key(&&*id.0, |place| self.candidates.btcpay_id(*place));
+        places.get(at.ok()?).copied()
+    }
+
+    fn take(&mut self, place: usize, listed: Listed) -> Option<(Candidate, Answer)> {
+        let was_open = self.plan.answered(place);
+        let candidate = self.candidates.get(place).filter(|_| was_open)?;
         self.plan
-            .order_id_is(listed.order_id.as_deref() == Some(&*invoice.id.0));
-        Some((invoice, listed.answer))
+            .order_id_is(listed.order_id.as_deref() == Some(&*candidate.id.0));
+        Some((candidate, listed.answer))
     }
 
     fn invoice(&mut self, place: usize) -> Result<(), AskError> {
-        let Some(invoice) = self.candidates.get(place).and_then(Option::as_ref) else {
-            self.plan.answered(place);
+        let Some(candidate) = self.candidates.get(place) else {
             return Ok(());
         };
-        match self.btcpay.invoice(&invoice.btcpay_id) {
+        match self.btcpay.invoice(&candidate.btcpay_id) {
             Ok(listed) => {
                 let answered = self.take(place, listed);
                 self.answered(answered.into_iter().collect())
             }
             Err(AskError::NotInStore(_)) => {
                 self.plan.answered(place);
-                self.hand_on(place, LookedUp::NotInStore)
+                self.hand_on(place, LookedUp::NotInStore(candidate))
             }
             Err(AskError::Refused(error) | AskError::TooLong(error)) => {
                 self.plan.answered(place);
-                self.hand_on(place, |invoice| LookedUp::Failed(invoice, error))
+                self.hand_on(place, LookedUp::Failed(candidate, error))
             }
             Err(AskError::Unanswered { error, retry_after }) => {
                 let (now, left) = (self.began.elapsed(), self.deadline.longest_wait());
@@ -265,9 +265,7 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
                         self.errors.insert(place, error);
                         Ok(())
                     }
-                    Unanswered::GivenUp => {
-                        self.hand_on(place, |invoice| LookedUp::Failed(invoice, error))
-                    }
+                    Unanswered::GivenUp => self.hand_on(place, LookedUp::Failed(candidate, error)),
                 }
             }
             Err(AskError::Fatal(error)) => {
@@ -278,25 +276,18 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
         }
     }
 
-    fn hand_on(
-        &mut self,
-        place: usize,
-        how: impl FnOnce(Invoice) -> LookedUp,
-    ) -> Result<(), AskError> {
+    fn hand_on(&mut self, place: usize, what: LookedUp) -> Result<(), AskError> {
         self.errors.remove(&place);
-        let Some(invoice) = self.candidates.get_mut(place).and_then(Option::take) else {
-            return Ok(());
-        };
         self.not_checked -= 1;
-        (self.found)(how(invoice)).map_err(AskError::Fatal)
+        (self.found)(what).map_err(AskError::Fatal)
     }
 
-    fn answered(&mut self, answered: Vec<(Invoice, Answer)>) -> Result<(), AskError> {
-        for (invoice, answer) in &answered {
+    fn answered(&mut self, answered: Vec<(Candidate, Answer)>) -> Result<(), AskError> {
+        for (candidate, answer) in &answered {
             info!(
                 "invoice {}: {} in the database, {} in BTCPay",
-                invoice.id,
-                invoice.status.word(),
+                candidate.id,
+                candidate.status.word(),
                 answer.status.word()
             );
         }

@@ -55,7 +55,7 @@ const IN_TROUBLE: usize = 3;
 
 /// What the plan has to know of a candidate.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate {
+pub struct Known {
     /// Unix seconds, by this machine's clock.
     pub created: i64,
     /// The length of its order id.
@@ -106,7 +106,7 @@ enum Bulk {
 }
 
 pub struct Plan {
-    candidates: Vec<Candidate>,
+    candidates: Vec<Known>,
     /// Whether each still needs an answer.
     open: Vec<bool>,
     open_count: usize,
@@ -137,14 +137,10 @@ pub struct Plan {
 impl Plan {
     /// A plan for `candidates`, oldest first, at Unix second `now`. `random` gives a number below
     /// another.
-    pub fn new(
-        candidates: Vec<Candidate>,
-        now: i64,
-        mut random: impl FnMut(usize) -> usize,
-    ) -> Self {
+    pub fn new(candidates: Vec<Known>, now: i64, mut random: impl FnMut(usize) -> usize) -> Self {
         let count = candidates.len();
         // What claims to be of the future says nothing of when it was made.
-        let clamp = |candidate: Candidate| Candidate {
+        let clamp = |candidate: Known| Known {
             created: candidate.created.min(now),
             ..candidate
         };
@@ -491,14 +487,14 @@ mod tests {
     }
 
     impl Store {
-        fn candidates(&self) -> Vec<Candidate> {
+        fn candidates(&self) -> Vec<Known> {
             let mut created: Vec<(usize, i64)> = self
                 .invoices
                 .iter()
                 .filter_map(|(created, candidate)| Some((((*candidate)?), *created)))
                 .collect();
             created.sort_unstable();
-            let candidate = |(_, created)| Candidate {
+            let candidate = |(_, created)| Known {
                 created,
                 id_bytes: 36,
             };
@@ -774,13 +770,13 @@ mod tests {
     #[test]
     fn future_creation_time_does_not_spoil_the_windows() {
         let mut candidates = vec![
-            Candidate {
+            Known {
                 created: NOW - 100,
                 id_bytes: 36
             };
             60
         ];
-        candidates.push(Candidate {
+        candidates.push(Known {
             created: 253_370_764_800,
             id_bytes: 36,
         });
@@ -797,7 +793,7 @@ mod tests {
     #[test]
     fn three_silent_invoices_in_a_row_put_the_server_in_question() {
         let candidates = vec![
-            Candidate {
+            Known {
                 created: NOW,
                 id_bytes: 36
             };
@@ -829,7 +825,7 @@ mod tests {
 
     #[test]
     fn retry_after_of_one_invoice_delays_only_that_one() {
-        let candidate = Candidate {
+        let candidate = Known {
             created: NOW,
             id_bytes: 36,
         };

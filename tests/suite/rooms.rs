@@ -5,15 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms that it may use. A room uses only rooms above it.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("stop", &[]),
     ("invoice", &[]),
+    ("candidates", &["invoice"]),
     ("cli", &[]),
     ("decide", &["invoice"]),
     ("attention", &["invoice", "decide"]),
     ("btcpay", &["stop", "invoice"]),
-    ("database", &["stop", "invoice", "decide", "attention"]),
-    ("lookup", &["stop", "invoice", "btcpay"]),
+    (
+        "database",
+        &["stop", "invoice", "candidates", "decide", "attention"],
+    ),
+    ("lookup", &["stop", "invoice", "candidates", "btcpay"]),
     ("report", &["stop", "invoice", "decide"]),
     (
         "config",
@@ -29,6 +33,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
         &[
             "stop",
             "invoice",
+            "candidates",
             "decide",
             "attention",
             "btcpay",
