@@ -1,19 +1,32 @@
 //! A BTCPay Server on loopback that does not distort the measurement: its answers are prepared in
-//! advance, each comes after a fixed time, and it runs in a separate process.
+//! advance, each comes after a fixed time, and it runs in a separate process. It counts what they would
+//! have cost a real one.
 
 use std::collections::HashMap;
 use std::env;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::shop::{order_id, status};
 
 pub const STORE: &str = "9CiNzKoANXxmk5ayZngSXrHTiVvvgCrwrpFQd4m2K776";
-pub const LATENCY: Duration = Duration::from_millis(20);
+/// How long an answer takes if nothing else is said.
+pub const LATENCY_MS: usize = 20;
+
+/// Where the server tells what its answers cost.
+const COST: &str = "/cost";
+/// What answers cost a real server with 103,000 invoices, where one invoice by its id costs 100.
+const OF_AN_INVOICE: usize = 100;
+const OF_A_GROUP: usize = 160;
+/// 1 for a list of one, 8 for a list of 500.
+fn of_a_list(rows: usize) -> usize {
+    OF_AN_INVOICE + rows * 7 / 5
+}
 
 /// The contents of a store.
 #[derive(Clone, Copy)]
@@ -23,6 +36,8 @@ pub struct Store {
     others_each: usize,
     /// Whether the list works. Without it the program requests invoices one by one.
     lists: bool,
+    /// How long each answer takes.
+    latency_ms: usize,
 }
 
 /// A store that is being served.
@@ -38,6 +53,8 @@ pub struct Answers {
     places: HashMap<String, usize>,
     /// By order ids.
     ordered: HashMap<String, usize>,
+    /// Of all that were given.
+    cost: AtomicUsize,
 }
 
 const SERVE: &str = "serve";
@@ -50,6 +67,7 @@ pub fn asked_to_serve() -> Option<Store> {
         candidates: number()?,
         others_each: number()?,
         lists: number()? != 0,
+        latency_ms: number()?,
     })
 }
 
@@ -59,6 +77,7 @@ impl Store {
             candidates,
             others_each: 0,
             lists: true,
+            latency_ms: LATENCY_MS,
         }
     }
 
@@ -77,10 +96,22 @@ impl Store {
         }
     }
 
+    pub fn answering_after(self, latency_ms: usize) -> Self {
+        Self { latency_ms, ..self }
+    }
+
     pub fn start(self) -> Server {
         let mut process = Command::new(env::current_exe().unwrap())
             .arg(SERVE)
-            .args([self.candidates, self.others_each, self.lists.into()].map(|n| n.to_string()))
+            .args(
+                [
+                    self.candidates,
+                    self.others_each,
+                    self.lists.into(),
+                    self.latency_ms,
+                ]
+                .map(|n| n.to_string()),
+            )
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -101,7 +132,7 @@ impl Store {
         println!("http://{}", listener.local_addr().unwrap());
         for stream in listener.incoming() {
             let answers = Arc::clone(&answers);
-            thread::spawn(move || answers.talk(stream.unwrap(), self.lists));
+            thread::spawn(move || answers.talk(stream.unwrap(), self));
         }
     }
 
@@ -110,6 +141,7 @@ impl Store {
             invoices: Vec::new(),
             places: HashMap::new(),
             ordered: HashMap::new(),
+            cost: AtomicUsize::new(0),
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let newest = i64::try_from(now.as_secs()).unwrap() - 3_600;
@@ -125,6 +157,18 @@ impl Store {
             answers.add(format!("there-{place}"), &order_id, created, status(place));
         }
         answers
+    }
+}
+
+impl Server {
+    /// What its answers would have cost a real server, where one invoice by its id costs 1.
+    pub fn cost(&self) -> f64 {
+        let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).unwrap();
+        write!(stream, "GET {COST} HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let cost: u32 = answer.parse().unwrap();
+        f64::from(cost) / 100.0
     }
 }
 
@@ -148,8 +192,9 @@ impl Answers {
         pages.map(list).collect()
     }
 
-    fn talk(&self, mut stream: TcpStream, lists: bool) {
+    fn talk(&self, mut stream: TcpStream, store: Store) {
         stream.set_nodelay(true).unwrap();
+        let latency = Duration::from_millis(store.latency_ms.try_into().unwrap());
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         while let Some(Ok(request)) = lines.next() {
             for header in lines.by_ref() {
@@ -158,8 +203,13 @@ impl Answers {
                 }
             }
             let path = request.split(' ').nth(1).unwrap();
-            let (status, body) = self.answer(path, lists);
-            thread::sleep(LATENCY);
+            if path == COST {
+                let cost = self.cost.load(Ordering::Relaxed);
+                return write!(stream, "{cost}").unwrap();
+            }
+            let (status, body, cost) = self.answer(path, store.lists);
+            self.cost.fetch_add(cost, Ordering::Relaxed);
+            thread::sleep(latency);
             let head = format!(
                 "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
                 body.len()
@@ -170,14 +220,15 @@ impl Answers {
         }
     }
 
-    fn answer(&self, path: &str, lists: bool) -> (u16, String) {
+    /// The status, the body, and what they cost.
+    fn answer(&self, path: &str, lists: bool) -> (u16, String, usize) {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let id = path.rsplit('/').next().unwrap();
         if id != "invoices" {
-            return (200, self.invoices[self.places[id]].1.clone());
+            return (200, self.invoices[self.places[id]].1.clone(), OF_AN_INVOICE);
         }
         if !lists {
-            return (500, String::new());
+            return (500, String::new(), OF_AN_INVOICE);
         }
         let values = |name: &'static str| {
             let pairs = query.split('&');
@@ -198,14 +249,15 @@ impl Answers {
             .filter(|(created, _)| (from..=to).contains(created))
             .collect();
         if values("orderId=").next().is_some() {
-            return (200, list(&ordered));
+            return (200, list(&ordered), OF_A_GROUP);
         }
         let newest = self.invoices.partition_point(|(created, _)| *created > to);
         let oldest = self
             .invoices
             .partition_point(|(created, _)| *created >= from);
         let take = usize::try_from(number("take=").unwrap()).unwrap();
-        (200, list(&self.invoices[newest..oldest.min(newest + take)]))
+        let rows = &self.invoices[newest..oldest.min(newest + take)];
+        (200, list(rows), of_a_list(rows.len()))
     }
 }
 

@@ -32,9 +32,10 @@ const GROUP_SECONDS: i64 = 50 * 86_400;
 /// So few candidates are looked up one by one.
 const FEW: usize = 10;
 
-/// Fewer candidates are not worth a probe: a page in vain would cost as much as groups for half of
-/// them.
-const WORTH_A_PAGE: usize = 2 * PAGE_COST * GROUP_SIZE / GROUP_COST;
+/// Fewer candidates are not worth a probe: groups for all of them cost three pages at most.
+const WORTH_A_PROBE: usize = 3 * PAGE_COST * GROUP_SIZE / GROUP_COST;
+/// Fewer candidates at the end of a stretch are not worth a page.
+const WORTH_A_PAGE: usize = 2 * GROUP_SIZE;
 /// What groups may cost before the density is probed again.
 const PROBE_AFTER: usize = 5 * PROBE_COST;
 
@@ -150,7 +151,7 @@ impl Plan {
             open_count: count,
             bulk: match count {
                 ..=FEW => Bulk::Over,
-                _ if count < WORTH_A_PAGE => Bulk::Groups,
+                _ if count < WORTH_A_PROBE => Bulk::Groups,
                 _ => Bulk::Probe,
             },
             order_ids: OrderIds::Unknown,
@@ -208,11 +209,18 @@ impl Plan {
             }
             return match self.bulk {
                 Bulk::Probe => Some(self.page(stretch.start, top, PROBE_SIZE)),
-                Bulk::Pages => Some(self.page(stretch.start, top, PAGE_SIZE)),
-                Bulk::Groups => Some(self.group(stretch.start, top)),
+                Bulk::Pages if self.is_worth_a_page(stretch.start, top) => {
+                    Some(self.page(stretch.start, top, PAGE_SIZE))
+                }
+                Bulk::Pages | Bulk::Groups => Some(self.group(stretch.start, top)),
                 Bulk::Over => None,
             };
         }
+    }
+
+    fn is_worth_a_page(&self, bottom: usize, top: usize) -> bool {
+        let open = (bottom..=top).filter(|place| self.is_open(*place));
+        self.order_ids == OrderIds::Unset || open.take(WORTH_A_PAGE).count() == WORTH_A_PAGE
     }
 
     fn page(&self, bottom: usize, top: usize, take: usize) -> Step {
@@ -292,7 +300,7 @@ impl Plan {
     fn spend(&mut self, cost: usize) {
         self.cost_since_probe += cost;
         if self.cost_since_probe >= PROBE_AFTER
-            && self.open_count >= WORTH_A_PAGE
+            && self.open_count >= WORTH_A_PROBE
             && self.bulk == Bulk::Groups
         {
             self.bulk = Bulk::Probe;
@@ -364,7 +372,9 @@ impl Plan {
         };
         let is_worth_it = shown * INVOICE_COST * PAGE_SIZE >= PAGE_COST * take;
         let prefers_pages = match self.order_ids {
-            OrderIds::Unknown | OrderIds::Set => is_dense && self.open_count >= WORTH_A_PAGE,
+            OrderIds::Unknown | OrderIds::Set => {
+                is_dense && (self.bulk == Bulk::Pages || self.open_count >= WORTH_A_PROBE)
+            }
             OrderIds::Unset => is_worth_it,
         };
         self.bulk = if prefers_pages {
@@ -482,6 +492,9 @@ mod tests {
     #[derive(Default)]
     struct Run {
         cost: usize,
+        pages: usize,
+        groups: usize,
+        single: usize,
         answered: HashSet<usize>,
         given_up: HashSet<usize>,
     }
@@ -521,6 +534,7 @@ mod tests {
                 }
                 match plan.next(now) {
                     Step::Page { window, take } => {
+                        run.pages += 1;
                         run.cost += if take == PAGE_SIZE {
                             PAGE_COST
                         } else {
@@ -533,6 +547,7 @@ mod tests {
                         plan.page_showed(window, take, size, shown.0, shown.1);
                     }
                     Step::Group { window, places } => {
+                        run.groups += 1;
                         run.cost += GROUP_COST;
                         assert!(
                             places.len() <= GROUP_SIZE
@@ -549,6 +564,7 @@ mod tests {
                         plan.group_showed(&places, shown.0);
                     }
                     Step::Invoice(place) => {
+                        run.single += 1;
                         run.cost += INVOICE_COST;
                         if self.broken.contains(&place) {
                             match plan.unanswered(place, None, now, FOREVER) {
@@ -686,6 +702,62 @@ mod tests {
             );
         }
         println!("worst ratio beyond ten single requests: {worst:.2}");
+    }
+
+    /// `candidates` of `invoices` over three days, at equal distances.
+    fn even_store(candidates: usize, invoices: usize) -> Store {
+        let invoice = |at: usize| {
+            let place = at * candidates / invoices;
+            let is_candidate = (at + 1) * candidates / invoices > place;
+            let seconds = i64::try_from(at * 259_200 / invoices).unwrap();
+            (NOW - 259_200 + seconds, is_candidate.then_some(place))
+        };
+        Store {
+            invoices: (0..invoices).rev().map(invoice).collect(),
+            sets_order_ids: true,
+            broken: HashSet::new(),
+        }
+    }
+
+    /// With `--nocapture` it prints what the plan chooses.
+    #[test]
+    fn takes_few_requests_in_every_kind_of_store() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        println!("| candidates | invoices | pages | groups | single | cost | cheapest way |");
+        println!("| --- | --- | --- | --- | --- | --- | --- |");
+        for (candidates, invoices, at_most) in [
+            (10, 10, 10),
+            (10, 100_000, 10),
+            (10, 1_000_000, 10),
+            (300, 300, 7),
+            (300, 100_000, 7),
+            (300, 1_000_000, 7),
+            (1_000, 1_000, 6),
+            (1_000, 100_000, 22),
+            (1_000, 1_000_000, 22),
+            (10_000, 10_000, 24),
+            (10_000, 100_000, 240),
+            (10_000, 1_000_000, 240),
+            (100_000, 100_000, 210),
+        ] {
+            let store = even_store(candidates, invoices);
+            let runs = (0..5).map(|_| store.run(&mut rng, usize::MAX));
+            let requests = |run: &Run| run.pages + run.groups + run.single;
+            let most = runs.max_by_key(requests).unwrap();
+            println!(
+                "| {candidates} | {invoices} | {} | {} | {} | {} | {} |",
+                most.pages,
+                most.groups,
+                most.single,
+                most.cost / INVOICE_COST,
+                store.cheapest() / INVOICE_COST
+            );
+            assert!(
+                requests(&most) <= at_most,
+                "{candidates} candidates of {invoices}: {}",
+                requests(&most)
+            );
+        }
     }
 
     #[test]
