@@ -2,6 +2,7 @@
 //! Imports nothing of the program; its only behavior is to read, compare and write these words.
 
 use std::fmt;
+use std::rc::Rc;
 
 use jiff::Timestamp;
 use reqwest::Url;
@@ -281,7 +282,7 @@ impl Invoice {
 pub struct Sale {
     pub buyer_email: Option<Box<str>>,
     /// The product's name, else its id.
-    pub product: Option<Box<str>>,
+    pub product: Option<Rc<str>>,
     pub amount_sats: i64,
     pub created_at: Option<Timestamp>,
 }

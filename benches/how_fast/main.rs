@@ -272,10 +272,12 @@ fn candidate_query(shop: &Shop) -> String {
         .unwrap();
     let log = String::from_utf8(log.stderr).unwrap();
     let after = |words| {
-        let (_, sql) = log.split_once(words).unwrap();
-        sql.lines().next().unwrap().replace("\\n", "\n")
+        let lines = log.lines().filter_map(move |line| line.strip_prefix(words));
+        lines
+            .map(|sql| sql.replace("\\n", "\n"))
+            .collect::<String>()
     };
-    after("trace: views: ") + &after("trace: candidates: ")
+    after("trace: view: ") + &after("trace: candidates: ")
 }
 
 /// The shortest time of enough runs to exclude noise.

@@ -269,7 +269,13 @@ fn list(invoices: &[(i64, String)]) -> String {
 /// As long as a real invoice.
 fn invoice(id: &str, order_id: &str, created: i64, status: &str) -> String {
     let paid = if status == "Settled" { "0.00021" } else { "0" };
+    // One that became invalid by itself was paid, and needs attention.
+    let additional = if status == "Invalid" {
+        "Marked"
+    } else {
+        "None"
+    };
     format!(
-        r#"{{"id":"{id}","storeId":"{STORE}","amount":"0.00021","paidAmount":"{paid}","currency":"BTC","type":"Standard","checkoutLink":"https://btcpay.example.com/i/{id}","createdTime":{created},"expirationTime":1795000900,"monitoringExpiration":1795087300,"status":"{status}","additionalStatus":"None","availableStatusesForManualMarking":["Settled","Invalid"],"archived":false,"metadata":{{"orderId":"{order_id}","orderUrl":"https://shop.example.com/orders/4711","itemDesc":"One license of the product, for one year","buyerEmail":"somebody@example.com","posData":{{"cart":[{{"id":"pro","count":1,"price":{{"type":2,"formatted":"0.00021 BTC","value":0.00021}}}}],"customAmount":0,"discountPercentage":0}}}},"checkout":{{"speedPolicy":"MediumSpeed","paymentMethods":["BTC-CHAIN","BTC-LN"],"defaultPaymentMethod":null,"lazyPaymentMethods":null,"expirationMinutes":15,"monitoringMinutes":1440,"paymentTolerance":0.0,"redirectURL":"https://shop.example.com/thanks","redirectAutomatically":false,"defaultLanguage":null}},"receipt":{{"enabled":null,"showQR":null,"showPayments":null}}}}"#
+        r#"{{"id":"{id}","storeId":"{STORE}","amount":"0.00021","paidAmount":"{paid}","currency":"BTC","type":"Standard","checkoutLink":"https://btcpay.example.com/i/{id}","createdTime":{created},"expirationTime":1795000900,"monitoringExpiration":1795087300,"status":"{status}","additionalStatus":"{additional}","availableStatusesForManualMarking":["Settled","Invalid"],"archived":false,"metadata":{{"orderId":"{order_id}","orderUrl":"https://shop.example.com/orders/4711","itemDesc":"One license of the product, for one year","buyerEmail":"somebody@example.com","posData":{{"cart":[{{"id":"pro","count":1,"price":{{"type":2,"formatted":"0.00021 BTC","value":0.00021}}}}],"customAmount":0,"discountPercentage":0}}}},"checkout":{{"speedPolicy":"MediumSpeed","paymentMethods":["BTC-CHAIN","BTC-LN"],"defaultPaymentMethod":null,"lazyPaymentMethods":null,"expirationMinutes":15,"monitoringMinutes":1440,"paymentTolerance":0.0,"redirectURL":"https://shop.example.com/thanks","redirectAutomatically":false,"defaultLanguage":null}},"receipt":{{"enabled":null,"showQR":null,"showPayments":null}}}}"#
     )
 }

@@ -67,19 +67,26 @@ impl Views {
     }
 
     pub fn create(&self, connection: &Connection) -> Result<()> {
-        let sql = format!(
-            "{};\n{};\n{};\nCREATE TEMP VIEW incomplete_invoices AS\n{};
-             CREATE TEMP VIEW code_rows AS
-             SELECT id, coalesce({}, id) AS code, used_count, {} AS max_uses FROM main.discount_codes;",
+        let views = [
             invoice_row::view(self),
             doubt::view(self),
             license::policy_view(self),
-            self.incomplete,
-            self.code,
-            self.max_uses
-        );
-        trace!("views: {sql}");
-        connection.execute_batch(&sql)
+            format!(
+                "CREATE TEMP VIEW incomplete_invoices AS {}",
+                self.incomplete
+            ),
+            format!(
+                "CREATE TEMP VIEW code_rows AS
+                 SELECT id, coalesce({}, id) AS code, used_count, {} AS max_uses
+                   FROM main.discount_codes",
+                self.code, self.max_uses
+            ),
+        ];
+        // A line of the log each: longer ones are cut.
+        for view in &views {
+            trace!("view: {view};");
+        }
+        connection.execute_batch(&views.join(";\n"))
     }
 }
 

@@ -89,7 +89,7 @@ struct Lookup<'run, Found> {
     plan: Plan,
     candidates: Candidates,
     /// Their places in the order of BTCPay's ids; filled when bulk is first shown.
-    by_btcpay_id: Vec<usize>,
+    by_btcpay_id: Vec<u32>,
     /// The last error of those that will be tried again.
     errors: HashMap<usize, Error>,
     /// The last one.
@@ -201,8 +201,8 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
     fn show(&mut self, page: Page) -> Result<(usize, Option<(usize, i64)>), AskError> {
         if self.by_btcpay_id.is_empty() {
             let candidates = &self.candidates;
-            let mut places: Vec<usize> = (0..candidates.len()).collect();
-            places.sort_unstable_by_key(|place| candidates.btcpay_id(*place));
+            let mut places: Vec<u32> = (0..).take(candidates.len()).collect();
+            places.sort_unstable_by_key(|place| candidates.btcpay_id(*place as usize));
             self.by_btcpay_id = places;
         }
         let mut lowest: Option<(usize, i64)> = None;
@@ -225,8 +225,9 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
 
     fn place(&self, id: &BtcpayInvoiceId) -> Option<usize> {
         let places = &self.by_btcpay_id;
-        let at = places.binary_search_by_key(&&*id.0, |place| self.candidates.btcpay_id(*place));
-        places.get(at.ok()?).copied()
+        let id_at = |place: &u32| self.candidates.btcpay_id(*place as usize);
+        let at = places.binary_search_by_key(&&*id.0, id_at).ok()?;
+        places.get(at).map(|place| *place as usize)
     }
 
     fn take(&mut self, place: usize, listed: Listed) -> Option<(Candidate, Answer)> {

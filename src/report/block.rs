@@ -49,11 +49,9 @@ impl Block {
             product,
             ..
         } = &item.sale;
-        let who = [buyer_email, product].into_iter().flatten();
-        let who: Vec<&str> = who
-            .map(AsRef::as_ref)
-            .filter(|text| !text.is_empty())
-            .collect();
+        let who = [buyer_email.as_deref(), product.as_deref()];
+        let who = who.into_iter().flatten();
+        let who: Vec<&str> = who.filter(|text| !text.is_empty()).collect();
         if !who.is_empty() {
             block.add(&who.join(", "));
         }

@@ -13,17 +13,19 @@ pub mod stderr;
 mod table;
 mod text;
 
+use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
+use std::rc::Rc;
 
 use jiff::Timestamp;
 use log::error;
 use reqwest::Url;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::decide::{Attention, Written};
 use crate::invoice::{
     Answer, BtcpayInvoiceId, BtcpayStatus, CountDrift, Invoice, InvoiceId, LicenseId, LocalStatus,
-    Payment, RedemptionStatus, Sale,
+    Missing, Payment, RedemptionStatus, Sale,
 };
 use crate::stop::{OutOfTime, Signal};
 use advice::Advice;
@@ -72,6 +74,9 @@ pub struct Report {
     /// How many changes there are, in `changes` or printed already.
     #[serde(skip)]
     changed: u64,
+    /// Those in `changes`, each held once.
+    #[serde(skip)]
+    products: HashSet<Rc<str>>,
     /// Where each change is printed as it happens, if it is.
     #[serde(skip)]
     live: Option<Live>,
@@ -118,7 +123,8 @@ pub struct Changed {
     pub license_issued: bool,
     pub license_id: Option<LicenseId>,
     /// What was missing beside the license.
-    pub completed: Vec<&'static str>,
+    #[serde(serialize_with = "words")]
+    pub completed: Missing,
     pub redemption: Option<RedemptionStatus>,
     #[serde(flatten)]
     pub sale: Sale,
@@ -271,6 +277,7 @@ impl Report {
             error: None,
             stopped_by: None,
             changed: 0,
+            products: HashSet::new(),
             live: live.then(|| Live {
                 stdout: BufWriter::new(anstream::stdout()),
                 error: None,
@@ -280,22 +287,32 @@ impl Report {
     }
 
     pub fn changed(&mut self, invoice: &Invoice, sale: Sale, written: Written) {
-        let change = Changed {
+        let mut change = Changed {
             invoice_id: invoice.id.clone(),
             btcpay_invoice_id: invoice.btcpay_id.clone(),
             from: written.from,
             to: written.to,
             license_issued: written.license_issued,
             license_id: written.license_id,
-            completed: written.completed.words(),
+            completed: written.completed,
             redemption: written.redemption,
             sale,
         };
         self.changed += 1;
-        match &mut self.live {
-            Some(live) => live.write(&text::line(&change)),
-            None => self.changes.push(change),
+        if let Some(live) = &mut self.live {
+            live.write(&text::line(&change));
+        } else {
+            change.sale.product = change.sale.product.map(|name| self.held_once(name));
+            self.changes.push(change);
         }
+    }
+
+    fn held_once(&mut self, product: Rc<str>) -> Rc<str> {
+        if let Some(held) = self.products.get(&product) {
+            return Rc::clone(held);
+        }
+        self.products.insert(Rc::clone(&product));
+        product
     }
 
     /// Sends out what was printed: a transaction is committed, and its changes are told before
@@ -415,7 +432,8 @@ impl Report {
     /// Puts changes in order, the oldest first, and what needs attention, the most urgent first, in
     /// whatever order they were looked up.
     pub fn sort(&mut self) {
-        self.changes.sort_by(|one, other| {
+        // Of the same invoice there is only one; a stable sort would need half as much memory again.
+        self.changes.sort_unstable_by(|one, other| {
             order(&one.sale, &one.invoice_id).cmp(&order(&other.sale, &other.invoice_id))
         });
         self.attention.sort_by(|one, other| {
@@ -536,6 +554,11 @@ impl PaymentJson {
             confirmed: payment.confirmed,
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn words<S: Serializer>(missing: &Missing, serializer: S) -> Result<S::Ok, S::Error> {
+    missing.words().serialize(serializer)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

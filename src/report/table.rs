@@ -120,10 +120,10 @@ impl Item {
 }
 
 fn cells(sale: &Sale, now: Timestamp) -> [String; 4] {
-    let text = |text: &Option<Box<str>>| escape::line(text.as_deref().unwrap_or("-"));
+    let text = |text: Option<&str>| escape::line(text.unwrap_or("-"));
     [
-        text(&sale.buyer_email),
-        text(&sale.product),
+        text(sale.buyer_email.as_deref()),
+        text(sale.product.as_deref()),
         format!("{} sats", with_separators(sale.amount_sats)),
         sale.created_at.map_or("-".into(), |created| {
             age(now.as_second() - created.as_second())
@@ -244,7 +244,7 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::invoice::{BtcpayInvoiceId, InvoiceId};
+    use crate::invoice::{BtcpayInvoiceId, InvoiceId, Missing};
 
     const NOW: i64 = 1_000_000;
     const UUID: &str = "0f8d2c1e-64f2-4c59-9a41-0c6a54b6f3d1";
@@ -266,7 +266,7 @@ mod tests {
             to,
             license_issued: to == LocalStatus::Settled,
             license_id: None,
-            completed: Vec::new(),
+            completed: Missing::NOTHING,
             redemption: Some(RedemptionStatus::Redeemed),
             sale,
         }

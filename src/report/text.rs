@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::escape;
 use super::{Acknowledged, Changed, Reader, Report, Resolved, drift, named, table};
+use crate::invoice::Missing;
 
 /// Writes the report, or nothing if nothing happened and `reader` wants no summary of that.
 pub fn write(
@@ -62,8 +63,9 @@ pub fn what_changed(change: &Changed) -> String {
         (true, None) => parts.push("license issued".into()),
         (false, _) => {}
     }
-    if !change.completed.is_empty() {
-        parts.push(format!("{} completed", change.completed.join(" and ")));
+    if change.completed != Missing::NOTHING {
+        let completed = change.completed.words().join(" and ");
+        parts.push(format!("{completed} completed"));
     }
     if let Some(redemption) = change.redemption {
         parts.push(format!("redemption {}", redemption.word()));
