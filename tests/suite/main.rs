@@ -38,4 +38,5 @@ mod rooms;
 mod stops;
 mod terminal;
 mod trouble;
+mod units;
 mod webhooks;
