@@ -1,5 +1,7 @@
 //! SQLite's errors, as messages that say what to do.
 
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::anyhow;
@@ -25,6 +27,12 @@ pub fn explain(error: &Error, doing: &str, path: &Path, deadline: Deadline) -> a
              '{shown}' shows which)"
         );
         return OutOfTime::new(not_done).into();
+    }
+    if let Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) =
+        error.sqlite_error_code()
+        && let Some(closed) = closed_beside(path)
+    {
+        return closed;
     }
     let busy;
     let advice = match error.sqlite_error_code() {
@@ -57,6 +65,25 @@ pub fn explain(error: &Error, doing: &str, path: &Path, deadline: Deadline) -> a
     };
     let why = error.to_string().replace(&format!(": {shown}"), "");
     anyhow!("cannot {doing} the database {shown}: {why}. {advice}")
+}
+
+/// What to do about the files that SQLite keeps beside the database at `path`, if this user may not open
+/// them: a run of root's, say, left them behind. None if it may.
+fn closed_beside(path: &Path) -> Option<anyhow::Error> {
+    let shown = path.display();
+    let mut closed = ["wal", "shm", "journal"]
+        .map(|end| format!("{shown}-{end}"))
+        .to_vec();
+    closed.retain(|file| {
+        let opened = OpenOptions::new().read(true).write(true).open(file);
+        opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    });
+    let first = closed.first()?;
+    Some(anyhow!(
+        "this user may not write to {first}, which another user's run left. As root: chown \
+         --reference='{shown}' '{}'",
+        closed.join("' '")
+    ))
 }
 
 /// What the database refused to write of one invoice.

@@ -8,23 +8,21 @@ use super::escape;
 use super::{Acknowledged, Changed, Reader, Report, Resolved, drift, named, table};
 use crate::invoice::Missing;
 
-/// Writes the report, or nothing if nothing happened and `reader` wants no summary of that.
+/// Writes the report, or nothing: if a run could not begin, or if nothing happened in a real one and
+/// `reader` wants no summary of that.
 pub fn write(
     out: &mut impl Write,
     report: &Report,
     now: Timestamp,
     reader: Reader,
 ) -> io::Result<()> {
-    let is_news = report.changed > 0
-        || report.shown() > 0
-        || report.dry_run && !report.attention.is_empty()
-        || !report.invoices.is_empty()
-        || !report.resolved.is_empty()
-        || !report.acknowledged.is_empty()
-        || !report.count_drift.is_empty()
-        || !report.failures.is_empty()
-        || report.error.is_some();
-    if !is_news && !reader.wants_summary {
+    let wants_summary = match (&report.error, report.stopped_by) {
+        // stderr says why. A signal is named only here.
+        (Some(_), None) => report.checked + report.not_asked > 0,
+        (Some(_), Some(_)) => true,
+        (None, _) => report.dry_run || reader.wants_summary,
+    };
+    if !is_news(report) && !wants_summary {
         return Ok(());
     }
     if !report.invoices.is_empty() {
@@ -40,6 +38,18 @@ pub fn write(
     }
     let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
     writeln!(out, "{second} {}", summary(report))
+}
+
+/// Whether there is more to tell than counts.
+fn is_news(report: &Report) -> bool {
+    report.changed > 0
+        || report.shown() > 0
+        || report.dry_run && !report.attention.is_empty()
+        || !report.invoices.is_empty()
+        || !report.resolved.is_empty()
+        || !report.acknowledged.is_empty()
+        || !report.count_drift.is_empty()
+        || !report.failures.is_empty()
 }
 
 /// A change as a line.
@@ -101,6 +111,9 @@ pub fn acknowledged(acknowledged: &Acknowledged) -> String {
 /// Counts that are 0 are left out, but for `checked`.
 fn summary(report: &Report) -> String {
     let mut counts = vec![format!("{} checked", report.checked)];
+    if report.dry_run && report.error.is_none() && !is_news(report) {
+        counts.push("nothing to do".into());
+    }
     let mut count = |number: u64, one: &str, many: &str| match number {
         0 => {}
         1 => counts.push(format!("1 {one}")),

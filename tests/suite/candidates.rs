@@ -37,7 +37,11 @@ fn no_candidates_means_no_requests() {
 #[test]
 fn dry_run_without_candidates_still_checks_access() {
     let shop = Shop::open();
-    shop.reconcile().flag("-n").exits(0).says_nothing();
+    shop.reconcile()
+        .flag("-n")
+        .exits(0)
+        .warns("")
+        .prints("20[..]Z dry run: 0 checked, nothing to do; [..]");
     let asked = shop.btcpay.requests();
     assert!(asked[0].ends_with("/invoices?take=1"), "{asked:?}");
     assert_eq!(asked[1..], ["/api/v1/api-keys/current"]);

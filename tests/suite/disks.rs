@@ -8,9 +8,10 @@ use std::process::Command;
 use crate::program::{Ran, Run};
 use crate::shop::{STOPPED, Shop};
 
+const NOBODY: u32 = 65_534;
+
 /// Runs as an unprivileged user, because permissions do not stop root.
-fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {
-    const NOBODY: u32 = 65_534;
+pub fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {
     let root =
         fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0);
     if !root {
@@ -50,7 +51,7 @@ fn missing_file_permission_is_reported_before_any_request() {
         set_mode(shop.database(), file);
         set_mode(shop.path(""), folder);
         as_nobody(&shop, shop.reconcile(), 1)
-            .prints(STOPPED)
+            .prints("")
             .warns(&format!("error: [..]licenses.db[..]{expected}[..]"));
         assert_eq!(shop.btcpay.requests(), [""; 0]);
         set_mode(shop.database(), 0o644);
@@ -154,7 +155,7 @@ fn damaged_file_is_reported_and_left_unchanged() {
             shop.reconcile()
                 .flag(flag)
                 .exits(1)
-                .prints(STOPPED)
+                .prints("")
                 .warns("error: cannot [..] the database [..]. The file is damaged. [..]");
         }
         assert!(fs::read(shop.database()).unwrap() == file);
