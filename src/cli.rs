@@ -8,8 +8,7 @@ use std::ffi::OsString;
 use clap::{ArgAction, Parser, ValueEnum};
 
 const AFTER: &str = "\
-Options override environment variables; empty ones count as unset. The API key
-itself can be in BTCPAY_API_KEY.
+Options override variables. The API key itself can be in BTCPAY_API_KEY.
 
 Exit codes:
   0  every candidate was checked, and every difference is written (or shown)
@@ -27,6 +26,7 @@ const WHAT: &str = "Run";
 const SAID: &str = "Output";
 
 /// Bring a licensing database into agreement with BTCPay Server
+#[expect(clippy::struct_excessive_bools, reason = "flags of the command line")]
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -60,6 +60,10 @@ pub struct Cli {
     /// File with the API key [env: BTCPAY_API_KEY_FILE]
     #[arg(long, value_name = "FILE", help_heading = WHERE)]
     pub api_key_file: Option<OsString>,
+
+    /// Take plain http to any host or proxy
+    #[arg(long, help_heading = WHERE)]
+    pub allow_http: bool,
 
     /// Show what a run would do; write nothing
     #[arg(short = 'n', long, help_heading = WHAT)]

@@ -31,6 +31,7 @@ mod proof;
 mod reconcile;
 mod report;
 mod run;
+mod secret;
 mod stop;
 
 use std::io;
@@ -46,7 +47,10 @@ use report::{Exit, Format, Reader, Report, stderr};
 use stop::Signal;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return answer(&error),
+    };
     stderr::start_log(&config::log_filter(cli.verbose, cli.quiet));
     let exit = match Signal::watch() {
         Ok(()) => run_to_the_end(cli),
@@ -61,12 +65,27 @@ fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// Prints the help that was asked for, or what is wrong with the options.
+fn answer(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    config::keep_key_of_environment();
+    let text = error.render().ansi().to_string();
+    let shown = secret::without_any(&text);
+    anstream::eprint!("{shown}");
+    if shown != text {
+        anstream::eprintln!("\n{}", config::KEY_ON_COMMAND_LINE);
+    }
+    ExitCode::from(Exit::Usage as u8)
+}
+
 fn run_to_the_end(cli: Cli) -> Exit {
     let is_verbose = cli.verbose > 0;
     let config = match Config::new(cli) {
         Ok(config) => config,
         Err(wrong) => {
-            for line in format!("{wrong:#}").lines() {
+            for line in secret::without_any(&format!("{wrong:#}")).lines() {
                 error!("{line}");
             }
             return Exit::Usage;

@@ -1,6 +1,7 @@
 //! BTCPay Server's JSON: which fields count, and what is refused.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::StatusCode;
@@ -17,8 +18,8 @@ use crate::invoice::{AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Mo
 struct InvoiceJson<'body> {
     #[serde(borrow)]
     id: Cow<'body, str>,
-    #[serde(borrow)]
-    store_id: Cow<'body, str>,
+    #[serde(borrow, default)]
+    store_id: Option<Cow<'body, str>>,
     #[serde(borrow)]
     status: Cow<'body, str>,
     #[serde(borrow, default)]
@@ -64,6 +65,21 @@ pub struct Page {
     /// When the last of them was created, in Unix seconds by BTCPay Server's clock.
     pub oldest: Option<i64>,
     pub invoices: Vec<Listed>,
+}
+
+/// Nothing that this server says of an invoice can be trusted to be about the store.
+#[derive(Debug)]
+pub struct TooOld;
+
+impl std::error::Error for TooOld {}
+
+impl fmt::Display for TooOld {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(
+            "BTCPay Server does not say of which store an invoice is (storeId), so it is older than \
+             1.2.0. Update it to 1.2.0 or newer",
+        )
+    }
 }
 
 /// The invoice in `body`.
@@ -120,10 +136,10 @@ impl InvoiceJson<'_> {
     }
 
     fn answer(self, store_id: &str) -> Result<Answer> {
+        let of_store = self.store_id.ok_or(TooOld)?;
         ensure!(
-            self.store_id == store_id,
-            "BTCPay Server answered about an invoice of another store: {}",
-            self.store_id
+            of_store == store_id,
+            "BTCPay Server answered about an invoice of another store: {of_store}"
         );
         let read = |json: Option<&RawValue>| json.map(decimal).transpose();
         let amount = read(self.amount).context("amount")?;

@@ -5,10 +5,11 @@ use anyhow::{Error, anyhow};
 use log::warn;
 use reqwest::{StatusCode, Url};
 
-use super::answer::{self, Listed, Page, Refusal};
+use super::answer::{self, Listed, Page, Refusal, TooOld};
 use super::key::Permissions;
 use super::transport::{ANOTHER_SERVER, ApiKey, AskError, Response, Transport};
 use crate::invoice::{BtcpayInvoiceId, InvoiceId, Payment, Store};
+use crate::secret;
 use crate::stop::Deadline;
 
 /// What BTCPay Server begins a refusal of the key with.
@@ -72,7 +73,7 @@ impl Btcpay {
         let response = self.transport.get(&self.invoices(Some(id)))?;
         let status = response.status;
         match answer::refusal(status, &response.body) {
-            Some(Refusal::Unauthenticated(reason)) => Err(self.key_refused(&reason)),
+            Some(Refusal::Unauthenticated(reason)) => Err(Self::key_refused(&reason)),
             Some(Refusal::InvoiceNotFound) => Err(self.not_in_store(status)),
             Some(Refusal::MissingPermission) => match self.check_key()? {
                 KeyCheck::Good => Err(self.not_in_store(status)),
@@ -84,7 +85,7 @@ impl Btcpay {
             },
             None if status == StatusCode::OK && !response.is_web_page() => {
                 answer::parse(&response.body, id, &self.store.id)
-                    .map_err(|error| self.not_understood(&error, &response))
+                    .map_err(|error| not_understood(error, &response))
             }
             None => {
                 // Does it stand in the way of everything?
@@ -92,7 +93,7 @@ impl Btcpay {
                     self.check_key()?;
                 }
                 Err(AskError::Refused(if status == StatusCode::OK {
-                    self.web_page(&response)
+                    Self::web_page(&response)
                 } else {
                     self.transport.unexpected(&response)
                 }))
@@ -114,8 +115,7 @@ impl Btcpay {
         if response.status != StatusCode::OK {
             return Err(AskError::Refused(self.transport.unexpected(&response)));
         }
-        answer::parse_payments(&response.body)
-            .map_err(|error| self.not_understood(&error, &response))
+        answer::parse_payments(&response.body).map_err(|error| not_understood(error, &response))
     }
 
     /// The newest `take` invoices of `window`, archived ones included. An invoice that cannot be
@@ -157,15 +157,9 @@ impl Btcpay {
             return Err(AskError::Refused(self.transport.unexpected(&response)));
         }
         let page = answer::parse_page(&response.body, &self.store.id)
-            .map_err(|error| self.not_understood(&error, &response))?;
+            .map_err(|error| not_understood(error, &response))?;
         self.key_check = Some(KeyCheck::Good);
         Ok(page)
-    }
-
-    fn not_understood(&self, error: &Error, response: &Response) -> AskError {
-        let error = self.transport.without_key(&format!("{error:#}"));
-        let came = self.transport.what_came(response);
-        AskError::Refused(anyhow!("{error}. What came: {came}"))
     }
 
     /// Checks that the address, the store and the key give access to the store's invoices.
@@ -180,13 +174,13 @@ impl Btcpay {
         } else if response.status != StatusCode::OK {
             Err(AskError::Refused(self.transport.unexpected(&response)))
         } else if response.is_web_page() {
-            Err(AskError::Fatal(self.web_page(&response)))
+            Err(AskError::Fatal(Self::web_page(&response)))
         } else if answer::is_list(&response.body) {
             Ok(())
         } else {
             Err(AskError::Refused(anyhow!(
                 "got {} instead of a list of invoices. {ANOTHER_SERVER}",
-                self.transport.what_came(&response)
+                Transport::what_came(&response)
             )))
         }
     }
@@ -219,10 +213,10 @@ impl Btcpay {
             return Ok(response);
         }
         let status = response.status.as_u16();
-        let came = self.transport.what_came(&response);
+        let came = Transport::what_came(&response);
         let url = &self.store.url;
         Err(match answer::refusal(response.status, &response.body) {
-            Some(Refusal::Unauthenticated(reason)) => self.key_refused(&reason),
+            Some(Refusal::Unauthenticated(reason)) => Self::key_refused(&reason),
             Some(Refusal::MissingPermission) => AskError::Fatal(self.store_refused()),
             Some(Refusal::InvoiceNotFound) => AskError::Fatal(self.transport.unexpected(&response)),
             None if response.status == StatusCode::NOT_FOUND => AskError::Fatal(anyhow!(
@@ -247,7 +241,7 @@ impl Btcpay {
             );
         };
         let why = permissions.why_not(&self.store.id);
-        Error::msg(self.transport.without_key(&why))
+        Error::msg(secret::without_any(&why).into_owned())
     }
 
     /// Warns of a key that can do more than this program needs. Says nothing if BTCPay Server does not
@@ -258,7 +252,7 @@ impl Btcpay {
             warn!(
                 "the API key can do more than look: {}. Create one with only 'View invoices' \
                  (btcpay.store.canviewinvoices) for this store, and remove this one",
-                self.transport.without_key(&more)
+                secret::without_any(&more)
             );
         }
     }
@@ -275,9 +269,9 @@ impl Btcpay {
             .flatten()
     }
 
-    fn key_refused(&self, reason: &str) -> AskError {
+    fn key_refused(reason: &str) -> AskError {
         let reason = reason.strip_prefix(BEFORE_THE_REASON).unwrap_or(reason);
-        let reason = self.transport.without_key(reason.trim_end_matches('.'));
+        let reason = secret::without_any(reason.trim_end_matches('.'));
         // The only reason for which another key of the same user is of no use.
         let first = if reason.contains("disabled") {
             "Enable the account, or create a key with another one"
@@ -299,10 +293,10 @@ impl Btcpay {
         ))
     }
 
-    fn web_page(&self, response: &Response) -> Error {
+    fn web_page(response: &Response) -> Error {
         anyhow!(
             "got {} instead of an invoice. {ANOTHER_SERVER}",
-            self.transport.what_came(response)
+            Transport::what_came(response)
         )
     }
 
@@ -328,4 +322,16 @@ fn is_refusal(status: StatusCode) -> bool {
         status,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
     )
+}
+
+fn not_understood(error: Error, response: &Response) -> AskError {
+    if error.is::<TooOld>() {
+        return AskError::Fatal(error);
+    }
+    let error = format!("{error:#}");
+    let came = Transport::what_came(response);
+    AskError::Refused(anyhow!(
+        "{}. What came: {came}",
+        secret::without_any(&error)
+    ))
 }

@@ -9,8 +9,12 @@ mod client;
 mod key;
 mod near;
 mod path;
+mod proxy;
+mod tls;
 mod transport;
 
 pub use answer::{Listed, Page};
 pub use client::{Btcpay, Window};
-pub use transport::{ApiKey, AskError, Cleartext};
+pub use path::without_page;
+pub use proxy::{Cleartext, UnusableProxy};
+pub use transport::{ApiKey, AskError};

@@ -4,6 +4,22 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use reqwest::Url;
 
+/// Domains that no public server is in. `localhost` (RFC 6761), `local` (RFC 6762), `home.arpa` (RFC 8375)
+/// and `onion` (RFC 7686) are reserved, `internal` (2024) and `home` (2018) are set aside by ICANN; `lan`
+/// is in use at home (RFC 6762, appendix G), as are `startos` (Start9) and `fritz.box` (AVM's routers,
+/// whose maker owns the name).
+const NEAR: [&str; 9] = [
+    "localhost",
+    "local",
+    "home.arpa",
+    "onion",
+    "internal",
+    "home",
+    "lan",
+    "startos",
+    "fritz.box",
+];
+
 /// Whether the host is this machine, on a private network, or reached through Tor.
 pub fn is_near(url: &Url) -> bool {
     match host(url) {
@@ -16,16 +32,10 @@ pub fn is_near(url: &Url) -> bool {
                     || address.is_unicast_link_local()
             }
         },
-        Some(Host::Name(name)) => match name.rsplit_once('.') {
-            Some((_, top)) => {
-                matches!(
-                    top,
-                    "localhost" | "local" | "internal" | "startos" | "onion"
-                )
-            }
-            // A name on a Docker network.
-            None => true,
-        },
+        // Without a dot, a name on a Docker network.
+        Some(Host::Name(name)) => {
+            !name.contains('.') || NEAR.iter().any(|domain| is_in(&name, domain))
+        }
         None => false,
     }
 }
@@ -34,9 +44,14 @@ pub fn is_near(url: &Url) -> bool {
 pub fn is_this_machine(url: &Url) -> bool {
     match host(url) {
         Some(Host::Address(address)) => address.to_canonical().is_loopback(),
-        Some(Host::Name(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Name(name)) => is_in(&name, "localhost"),
         None => false,
     }
+}
+
+/// Whether the host is reached through Tor only.
+pub fn is_onion(url: &Url) -> bool {
+    matches!(host(url), Some(Host::Name(name)) if is_in(&name, "onion"))
 }
 
 enum Host {
@@ -54,6 +69,12 @@ fn host(url: &Url) -> Option<Host> {
         Ok(address) => Host::Address(address),
         Err(_) => Host::Name(host.trim_end_matches('.').into()),
     })
+}
+
+/// Whether `name` is the domain or in it.
+fn is_in(name: &str, domain: &str) -> bool {
+    let before = name.strip_suffix(domain);
+    before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 fn is_near_v4(address: Ipv4Addr) -> bool {
@@ -82,6 +103,15 @@ mod tests {
             ("http://btcpayserver:23000", true, false),
             ("http://Umbrel.LOCAL", true, false),
             ("http://a.onion", true, false),
+            ("http://btcpay.home.arpa", true, false),
+            ("http://btcpay.lan", true, false),
+            ("http://shop.btcpay.home.", true, false),
+            ("http://fritz.box", true, false),
+            ("http://btcpay.Fritz.Box", true, false),
+            ("http://btcpay.box", false, false),
+            ("http://notfritz.box", false, false),
+            ("http://btcpay.arpa", false, false),
+            ("http://lan.example.com", false, false),
             ("socks5h://tor:9050", true, false),
             ("socks5h://10.0.0.1:9050", true, false),
             ("http://btcpay.example.com", false, false),

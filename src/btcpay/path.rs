@@ -7,6 +7,17 @@ const BTCPAYS_OWN: [&str; 10] = [
     "account", "api", "apps", "docs", "i", "invoices", "login", "register", "server", "stores",
 ];
 
+/// Those that are no base path, which is the server's owner's to choose, even if nothing was asked yet.
+const CERTAINLY: [&str; 4] = ["invoices", "login", "register", "stores"];
+
+/// `server` without the path of the API or of a page at its end; None if there is none for certain.
+pub fn without_page(server: &Url) -> Option<Url> {
+    let path: Vec<String> = server.path_segments()?.map(str::to_lowercase).collect();
+    let is_certain = path.iter().any(|one| CERTAINLY.contains(&one.as_str()))
+        || path.windows(2).any(|two| two == ["api", "v1"]);
+    is_certain.then(|| likely(server)).flatten()
+}
+
 /// The address that was probably meant by `server`, at which no API is: without `/api/v1` or a page's
 /// path, else without any. None if it has no path.
 pub fn likely(server: &Url) -> Option<Url> {
@@ -27,6 +38,14 @@ pub fn likely(server: &Url) -> Option<Url> {
         .clear()
         .extend(path.iter().take(before.unwrap_or(0)));
     Some(likely)
+}
+
+/// The address of the server in `target`, at which a request to its API, or another page, would be.
+pub fn base(target: &Url) -> Url {
+    let mut base = without_page(target).unwrap_or_else(|| target.clone());
+    base.set_query(None);
+    base.set_fragment(None);
+    base
 }
 
 /// Whether `location` leads from `asked`, a request to the API, to a page of the same server.
@@ -60,6 +79,25 @@ mod tests {
         ] {
             let likely = likely(&Url::parse(given).unwrap());
             assert_eq!(likely.as_ref().map(Url::as_str), meant, "{given}");
+        }
+    }
+
+    #[test]
+    fn page_or_api_at_the_end_is_recognized() {
+        for (given, meant) in [
+            ("https://host", None),
+            ("https://host/btcpay", None),
+            ("https://host/api", None),
+            ("https://host/apps/btcpay", None),
+            ("https://host/v1/api", None),
+            ("https://host/api/v1", Some("https://host/")),
+            ("https://host/btcpay/API/V1/", Some("https://host/btcpay")),
+            ("https://host/stores/9Ci/invoices", Some("https://host/")),
+            ("https://host/invoices/9Ci", Some("https://host/")),
+            ("https://host/btcpay/login", Some("https://host/btcpay")),
+        ] {
+            let found = without_page(&Url::parse(given).unwrap());
+            assert_eq!(found.as_ref().map(Url::as_str), meant, "{given}");
         }
     }
 

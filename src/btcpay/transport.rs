@@ -7,18 +7,19 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Error, anyhow};
-use hyper_util::client::proxy::matcher::Matcher;
 use jiff::Timestamp;
 use log::{debug, warn};
 use reqwest::blocking::Client;
 use reqwest::header::{
-    AUTHORIZATION, DATE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SERVER, VIA,
+    AGE, AUTHORIZATION, DATE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SERVER, VIA,
 };
 use reqwest::{StatusCode, Url, redirect};
 
-use super::near::{is_near, is_this_machine};
+use super::near::is_onion;
 use super::path;
-use crate::invoice::without_password;
+use super::proxy::proxy_for;
+use super::tls;
+use crate::secret;
 use crate::stop::{Deadline, OutOfTime};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,8 +41,18 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The web server that BTCPay Server comes with.
 const BTCPAYS_OWN: &str = "Kestrel";
 
-/// Precedes the key in the header.
-const SCHEME: &str = "token ";
+/// How std begins why a name has no address.
+const LOOKUP_FAILED: &str = "failed to lookup address information: ";
+
+/// How hyper begins whatever it has against the form of a response.
+const NO_HTTP: &str = "invalid HTTP";
+
+/// How web servers say that plain http came to their https port: nginx and Apache, Go and Caddy.
+const EXPECT_TLS: [&str; 3] = [
+    "HTTP request was sent to HTTPS port",
+    "speaking plain HTTP to an SSL-enabled server port",
+    "HTTP request to an HTTPS server",
+];
 
 /// Advice for a response that cannot be BTCPay Server's.
 pub const ANOTHER_SERVER: &str =
@@ -90,44 +101,10 @@ pub struct ApiKey(HeaderValue);
 impl ApiKey {
     /// None if `key` has characters that no key has.
     pub fn new(key: &str) -> Option<Self> {
-        let mut header = HeaderValue::from_str(&format!("{SCHEME}{key}")).ok()?;
+        let mut header = HeaderValue::from_str(&format!("token {key}")).ok()?;
         header.set_sensitive(true);
         Some(Self(header))
     }
-}
-
-/// Why the key must not be sent over plain http.
-pub enum Cleartext {
-    /// Anyone on the way to this host could read it.
-    ToHost(String),
-    /// Anyone on the way to this proxy could read it.
-    ToProxy(Url),
-}
-
-impl Cleartext {
-    /// None if `url` is https, or plain http that stays on this machine, a private network or Tor.
-    pub fn risk(url: &Url) -> Option<Self> {
-        if url.scheme() != "http" {
-            None
-        } else if !is_near(url) {
-            Some(Self::ToHost(url.host_str().unwrap_or_default().into()))
-        } else {
-            proxy_for(url)
-                .filter(|proxy| !is_near(proxy))
-                .map(Self::ToProxy)
-        }
-    }
-}
-
-/// The proxy that the environment sets for `url`, without user and password. None for this machine,
-/// whatever the environment says.
-pub fn proxy_for(url: &Url) -> Option<Url> {
-    if is_this_machine(url) {
-        return None;
-    }
-    let proxy = Matcher::from_system().intercept(&url.as_str().parse().ok()?)?;
-    let proxy = proxy.uri().to_string().parse().ok()?;
-    Some(without_password(proxy))
 }
 
 pub struct Response {
@@ -135,7 +112,7 @@ pub struct Response {
     pub status: StatusCode,
     location: Option<String>,
     retry_after: Option<Duration>,
-    /// When the server, or a proxy in front of it, says that it answered.
+    /// When the server, or a proxy in front of it, says that it answered; None if a cache says so.
     date: Option<Timestamp>,
     /// What stands in between, as far as its headers say: `Server: nginx`.
     between: Option<String>,
@@ -145,6 +122,12 @@ pub struct Response {
 impl Response {
     pub fn is_web_page(&self) -> bool {
         self.body.trim_ascii_start().first() == Some(&b'<')
+    }
+
+    fn expects_tls(&self) -> bool {
+        let body = String::from_utf8_lossy(&self.body);
+        let mut words = EXPECT_TLS.iter();
+        self.status == StatusCode::BAD_REQUEST && words.any(|words| body.contains(words))
     }
 }
 
@@ -172,20 +155,18 @@ impl Transport {
             .timeout(None)
             .redirect(redirect::Policy::none())
             .http1_max_headers(MOST_HEADERS);
-        if server.scheme() == "http" {
+        client = match server.scheme() {
             // Needs no trusted certificates, and a small container may have none.
-            client = client.tls_certs_only([]);
-        }
+            "http" => client.tls_certs_only([]),
+            _ => client.tls_backend_preconfigured(tls::config()?),
+        };
         let proxy = proxy_for(server);
         // Otherwise reqwest uses the same one by itself.
         if proxy.is_none() {
             client = client.no_proxy();
         }
         Ok(Self {
-            client: ManuallyDrop::new(client.build().context(
-                "cannot set up TLS. Install the system's certificates (ca-certificates on Debian), \
-                 or name a certificate file in SSL_CERT_FILE",
-            )?),
+            client: ManuallyDrop::new(client.build().context("cannot set up the connection")?),
             server: server.clone(),
             proxy,
             key,
@@ -204,6 +185,15 @@ impl Transport {
     pub fn get(&mut self, url: &Url) -> Result<Response, AskError> {
         let response = self.send(url)?;
         self.compare_clocks(&response);
+        if response.expects_tls() {
+            let came = Self::what_came(&response);
+            return Err(AskError::Fatal(anyhow!(
+                "{} is an https port, which was asked by plain http ({}: {came}). {}",
+                self.server,
+                response.status.as_u16(),
+                self.right_scheme()
+            )));
+        }
         if may_pass(response.status) {
             return Err(AskError::Unanswered {
                 error: self.unexpected(&response),
@@ -220,7 +210,7 @@ impl Transport {
     }
 
     /// What came, in words or as it begins.
-    pub fn what_came(&self, response: &Response) -> String {
+    pub fn what_came(response: &Response) -> String {
         let body = &response.body;
         let came = if body.trim_ascii().is_empty() {
             "nothing".into()
@@ -229,22 +219,16 @@ impl Transport {
         } else if body.starts_with(&[0x1f, 0x8b]) {
             "gzip data that was not asked for".into()
         } else {
-            // Cut last, or a part of the key is not recognized.
-            let text = self.without_key(&String::from_utf8_lossy(body));
+            // Some echo what they were sent. Cut last, or a part of the key is not recognized.
+            let text = String::from_utf8_lossy(body);
+            let text = secret::without_any(&text);
             let quoted: String = text.trim().chars().take(QUOTED).collect();
             format!("'{quoted}'")
         };
         match &response.between {
-            Some(header) => format!("{came} ({})", self.without_key(header)),
+            Some(header) => format!("{came} ({})", secret::without_any(header)),
             None => came,
         }
-    }
-
-    /// What a server says, as it may be quoted: some echo what they were sent.
-    pub fn without_key(&self, text: &str) -> String {
-        let header = String::from_utf8_lossy(self.key.0.as_bytes());
-        let key = header.strip_prefix(SCHEME).unwrap_or(&header);
-        text.replace(key, "(the API key)")
     }
 
     pub fn unexpected(&self, response: &Response) -> Error {
@@ -253,19 +237,23 @@ impl Transport {
             let Some(to) = response.location.as_deref() else {
                 return anyhow!("BTCPay Server sent a redirect without a target ({status})");
             };
-            let shown = self.without_key(to);
+            let shown = secret::without_any(to);
             if path::is_page(to, &response.asked) {
                 return anyhow!(
                     "BTCPay Server redirects to {shown} ({status}), a page for people. {}",
                     self.right_address()
                 );
             }
+            let target = response.asked.join(to).ok();
+            let base = target.map(|target| path::base(&target).to_string());
             return anyhow!(
                 "BTCPay Server redirects to {shown} ({status}), which reconcile does not follow. Set \
-                 --btcpay-url to the final address"
+                 --btcpay-url to {}",
+                base.as_deref()
+                    .map_or("the final address".into(), secret::without_any)
             );
         }
-        let came = self.what_came(response);
+        let came = Self::what_came(response);
         anyhow!("BTCPay Server, or a proxy in front of it, answered {status}: {came}")
     }
 
@@ -307,36 +295,34 @@ impl Transport {
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let sent = request.send();
-            let connected = !sent.as_ref().is_err_and(reqwest::Error::is_connect);
-            let read = sent.map_err(|error| reason(&error)).and_then(read);
+            let read = match sent {
+                Ok(response) => read(response).map_err(Failure::Broken),
+                Err(error) => Err(Failure::of(error)),
+            };
             // Nobody listens any more if the run has ended.
-            let _ = sender.send((connected, read));
+            let _ = sender.send(read);
         });
-        let (connected, read) = loop {
+        let read = loop {
             match receiver.recv_timeout(LOOK) {
                 Ok(outcome) => break outcome,
                 Err(RecvTimeoutError::Timeout) if self.deadline.is_reached() => {
-                    let waited = self.no_response(false, "no answer yet");
+                    let waited = self.no_response(&Failure::Broken("no answer yet".into()));
                     return Err(AskError::Stopped(Some(waited)));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    break (false, Err("the request broke off".into()));
+                    break Err(Failure::Broken("the request broke off".into()));
                 }
             }
         };
-        self.connected |= connected;
-        read.map_err(|reason| {
-            // How rustls begins whatever it has against a certificate.
-            if reason.contains("invalid peer certificate") {
-                return AskError::Fatal(anyhow!(
-                    "the certificate of {} is not trusted: {reason}. If it is from your own \
-                     authority, name that authority's certificate file in SSL_CERT_FILE; if it is \
-                     not valid yet or has expired, check this machine's clock",
-                    self.server
-                ));
+        self.connected |= !matches!(read, Err(Failure::NoConnection { .. }));
+        read.map_err(|failure| {
+            if let Failure::NoConnection { error, .. } = &failure
+                && let Some(explained) = tls::explain(error, &self.server)
+            {
+                return AskError::Fatal(explained);
             }
-            let error = self.no_response(!connected, &reason);
+            let error = self.no_response(&failure);
             if self.deadline.is_reached() {
                 AskError::Stopped(Some(error))
             } else {
@@ -348,18 +334,71 @@ impl Transport {
         })
     }
 
-    fn no_response(&self, cannot_connect: bool, reason: &str) -> Error {
+    fn no_response(&self, failure: &Failure) -> Error {
         let server = &self.server;
-        match (&self.proxy, cannot_connect) {
-            (_, false) => anyhow!("no response from BTCPay Server at {server}: {reason}"),
-            (None, true) => anyhow!(
+        match (failure, &self.proxy) {
+            (Failure::Broken(reason), _) => {
+                anyhow!("no response from BTCPay Server at {server}: {reason}")
+            }
+            (Failure::NotHttp(reason), _) => anyhow!(
+                "what answers at {server} does not speak plain http ({reason}). {}",
+                self.right_scheme()
+            ),
+            (Failure::NoConnection { error, reason }, None) if error.is_dns() => {
+                let host = server.host_str().unwrap_or_default();
+                if is_onion(server) {
+                    anyhow!(
+                        "cannot reach BTCPay Server at {server} without Tor. Set \
+                         ALL_PROXY=socks5h://127.0.0.1:9050, where Tor listens on this machine"
+                    )
+                } else {
+                    anyhow!(
+                        "cannot reach BTCPay Server at {server}: lookup of {host} failed ({}). Is \
+                         --btcpay-url right? 'getent hosts {host}' shows what this machine finds",
+                        reason.strip_prefix(LOOKUP_FAILED).unwrap_or(reason)
+                    )
+                }
+            }
+            (Failure::NoConnection { reason, .. }, None) => anyhow!(
                 "cannot reach BTCPay Server at {server}: {reason}. Is it running, and is \
                  --btcpay-url right?"
             ),
-            (Some(proxy), true) => anyhow!(
+            (Failure::NoConnection { reason, .. }, Some(proxy)) => anyhow!(
                 "cannot reach BTCPay Server at {server} through {proxy}, the environment's proxy: \
                  {reason}. Are both running, and is --btcpay-url right?"
             ),
+        }
+    }
+
+    /// Advice if plain http meets a server that expects TLS.
+    fn right_scheme(&self) -> String {
+        match tls::with_scheme(&self.server, "https") {
+            Some(https) => format!("Is --btcpay-url rather {https}?"),
+            None => ANOTHER_SERVER.into(),
+        }
+    }
+}
+
+/// Why no response came.
+enum Failure {
+    NoConnection {
+        error: reqwest::Error,
+        reason: String,
+    },
+    /// What came is no HTTP.
+    NotHttp(String),
+    Broken(String),
+}
+
+impl Failure {
+    fn of(error: reqwest::Error) -> Self {
+        let reason = reason(&error);
+        if error.is_connect() {
+            Self::NoConnection { error, reason }
+        } else if reason.starts_with(NO_HTTP) {
+            Self::NotHttp(reason)
+        } else {
+            Self::Broken(reason)
         }
     }
 }
@@ -374,7 +413,9 @@ fn read(mut response: reqwest::blocking::Response) -> Result<Response, String> {
     };
     let location = header(LOCATION);
     let retry_after = header(RETRY_AFTER).and_then(|text| waiting_time(&text));
-    let date = header(DATE).and_then(|text| http_date(&text));
+    let is_cached = response.headers().contains_key(AGE);
+    let date = header(DATE).filter(|_| !is_cached);
+    let date = date.and_then(|text| http_date(&text));
     let between = [VIA, SERVER]
         .into_iter()
         .find_map(|name| header(name.clone()).map(|value| format!("{name}: {value}")))

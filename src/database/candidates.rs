@@ -14,6 +14,7 @@ use super::row::{column_value, shown};
 use crate::candidates::Candidates;
 use crate::decide::is_complete;
 use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, License, LocalStatus, Purpose};
+use crate::secret;
 
 /// How long, in seconds, the service gets to finish an invoice that it has just settled or closed.
 pub const GRACE_SECONDS: i64 = 60;
@@ -293,15 +294,19 @@ impl Database {
         };
         let mut found = find()
             .map_err(|error| explain(&error, "read an invoice of", &self.path, self.deadline))?;
-        let why = match found.len() {
-            0 => "no invoice has this id",
-            _ => "several invoices have this id. Give the other one of the two ids",
+        let (shown, why) = match found.len() {
+            // It may be a key, in the wrong place.
+            0 => (secret::without_any(id), "no invoice has this id"),
+            _ => (
+                id.into(),
+                "several invoices have this id. Give the other one of the two ids",
+            ),
         };
         Ok(match (found.pop(), found.is_empty()) {
             (Some(one), true) => one,
             _ => Err(Unreadable {
-                id: InvoiceId(id.into()),
-                btcpay_id: BtcpayInvoiceId(id.into()),
+                id: InvoiceId(shown.as_ref().into()),
+                btcpay_id: BtcpayInvoiceId(shown.as_ref().into()),
                 error: anyhow!(why),
             }),
         })

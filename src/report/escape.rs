@@ -1,14 +1,16 @@
 //! Foreign text, made safe to print: it cannot move the cursor, reorder or hide what stands beside
-//! it, start a line of its own, or go on without end.
+//! it, start a line of its own, or go on without end; and it is not the API key.
 
 use std::borrow::Cow;
+
+use crate::secret;
 
 /// In characters; more than any line of the program's own.
 const LONGEST_LINE: usize = 4_000;
 
 /// `text` as one safe line.
 pub fn line(text: &str) -> String {
-    cut(text, LONGEST_LINE)
+    cut(&secret::without_ours(text), LONGEST_LINE)
         .chars()
         .fold(String::new(), |mut line, c| {
             if must_be_escaped(c) {

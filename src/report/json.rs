@@ -8,6 +8,7 @@ use serde_json::ser::Formatter;
 
 use super::Report;
 use super::escape::must_be_escaped;
+use crate::secret;
 
 /// Writes `report` as one object on one line.
 pub fn write(out: &mut impl Write, report: &Report) -> io::Result<()> {
@@ -24,7 +25,8 @@ impl Formatter for Escaping {
         out: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        let mut rest = fragment;
+        let fragment = secret::without_ours(fragment);
+        let mut rest = &*fragment;
         while let Some((place, c)) = rest.char_indices().find(|(_, c)| must_be_escaped(*c)) {
             let (before, after) = rest.split_at(place);
             out.write_all(before.as_bytes())?;

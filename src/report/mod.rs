@@ -27,8 +27,10 @@ use crate::invoice::{
     Answer, BtcpayInvoiceId, BtcpayStatus, CountDrift, Invoice, InvoiceId, LicenseId, LocalStatus,
     Missing, Payment, RedemptionStatus, Sale,
 };
+use crate::secret;
 use crate::stop::{OutOfTime, Signal};
 use advice::Advice;
+pub use escape::must_be_escaped as is_hidden;
 pub use named::Named;
 
 /// Its fields are those of `--format json`: they may be added to, never removed.
@@ -417,7 +419,7 @@ impl Report {
 
     /// The run stopped early.
     pub fn stopped(&mut self, error: &anyhow::Error) {
-        self.error = Some(format!("{error:#}"));
+        self.error = Some(secret::without_any(&format!("{error:#}")).into_owned());
         self.stopped_by = OutOfTime::signal(error);
     }
 

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use log::{Level, warn};
 
 use super::escape;
+use crate::secret;
 
 /// Shorter runs are over before a bar can be read.
 const SHOW_AFTER: Duration = Duration::from_millis(500);
@@ -34,6 +35,14 @@ pub fn start_log(filter: &str) {
             if record.target() == PLAIN {
                 return writeln!(out, "{}", record.args());
             }
+            let text = record.args().to_string();
+            // Our own lines have ids, which may look like a key; what they quote is clean.
+            let is_ours = record.target().starts_with(env!("CARGO_CRATE_NAME"));
+            let line = if is_ours {
+                escape::line(&text)
+            } else {
+                escape::line(&secret::without_any(&text))
+            };
             let level = match record.level() {
                 Level::Error => "error",
                 Level::Warn => "warning",
@@ -42,7 +51,6 @@ pub fn start_log(filter: &str) {
                 Level::Trace => "trace",
             };
             let style = out.default_level_style(record.level());
-            let line = escape::line(&record.args().to_string());
             writeln!(out, "{style}{level}:{style:#} {line}")
         })
         .init();

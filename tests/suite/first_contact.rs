@@ -48,7 +48,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.btcpay.fails("list", moved);
     shop.reconcile()
         .exits(1)
-        .warns("error: BTCPay Server redirects to https://btcpay.local/ [..]. Set --btcpay-url to the final address");
+        .warns("error: BTCPay Server redirects to https://btcpay.local/ [..]. Set --btcpay-url to https://btcpay.local/");
 
     // The web page of another service.
     let shop = shop_with_a_sale();
@@ -122,5 +122,5 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--btcpay-url", "http://btcpay-nowhere.internal")
         .exits(1)
-        .warns("error: cannot reach BTCPay Server at http://btcpay-nowhere.internal/: [..]lookup[..]. Is it running, and is --btcpay-url right?");
+        .warns("error: cannot reach BTCPay Server at http://btcpay-nowhere.internal/: lookup of btcpay-nowhere.internal failed ([..]). Is --btcpay-url right? 'getent hosts btcpay-nowhere.internal' shows [..]");
 }

@@ -23,6 +23,7 @@ mod docs;
 mod every_answer;
 mod exact;
 mod first_contact;
+mod first_minutes;
 mod histories;
 mod issue;
 mod keysat;

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -44,6 +44,11 @@ fn behind_tls(shop: &Shop) -> (String, String) {
         .unwrap()
         .signed_by(&key, &authority)
         .unwrap();
+    (shows(shop, &certificate, &key), authority.pem())
+}
+
+/// Puts a TLS endpoint with this certificate in front of the shop's BTCPay Server. Returns the URL.
+pub fn shows(shop: &Shop, certificate: &Certificate, key: &KeyPair) -> String {
     let config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(
@@ -70,7 +75,7 @@ fn behind_tls(shop: &Shop) -> (String, String) {
         }
     });
     let port = address.rsplit(':').next().unwrap();
-    (format!("https://localhost:{port}"), authority.pem())
+    format!("https://localhost:{port}")
 }
 
 pub fn read_head(stream: &mut impl Read) -> Option<Vec<u8>> {
@@ -103,7 +108,9 @@ fn untrusted_certificate_is_refused_until_authority_is_configured() {
         .env("SSL_CERT_FILE", &file)
         .option("--btcpay-url", &url.replace("localhost", "127.0.0.1"))
         .exits(1)
-        .warns("error: the certificate of [..] is not trusted: [..]");
+        .warns(
+            "error: the certificate of [..] is for localhost, not for 127.0.0.1. Set --btcpay-url [..]",
+        );
 }
 
 #[test]

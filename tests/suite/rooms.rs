@@ -5,23 +5,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms that it may use. A room uses only rooms above it.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
+    ("secret", &[]),
     ("stop", &[]),
     ("invoice", &[]),
     ("candidates", &["invoice"]),
     ("cli", &[]),
     ("decide", &["invoice"]),
     ("attention", &["invoice", "decide"]),
-    ("btcpay", &["stop", "invoice"]),
+    ("btcpay", &["secret", "stop", "invoice"]),
     (
         "database",
-        &["stop", "invoice", "candidates", "decide", "attention"],
+        &[
+            "secret",
+            "stop",
+            "invoice",
+            "candidates",
+            "decide",
+            "attention",
+        ],
     ),
     ("lookup", &["stop", "invoice", "candidates", "btcpay"]),
-    ("report", &["stop", "invoice", "decide"]),
+    ("report", &["secret", "stop", "invoice", "decide"]),
     (
         "config",
-        &["cli", "invoice", "btcpay", "database", "report"],
+        &["secret", "cli", "invoice", "btcpay", "database", "report"],
     ),
     ("proof", &["btcpay", "database"]),
     (
@@ -94,6 +102,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
     (
         "main",
         &[
+            "secret",
             "stop",
             "cli",
             "config",
