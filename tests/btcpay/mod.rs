@@ -318,6 +318,17 @@ impl Btcpay {
     }
 }
 
+impl Drop for Btcpay {
+    /// Closes the port: a test process starts hundreds of servers.
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.state.lock() {
+            state.dead = true;
+        }
+        // Wakes the listener.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
 struct Request {
     method: String,
     path: String,
