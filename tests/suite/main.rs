@@ -9,6 +9,7 @@ mod person;
 mod program;
 mod shop;
 
+mod acknowledged;
 mod advice;
 mod answers;
 mod attention;
@@ -30,7 +31,9 @@ mod keysat;
 mod kills;
 mod licenses;
 mod month;
+mod named;
 mod network;
+mod noted;
 mod options;
 mod properties;
 mod races;

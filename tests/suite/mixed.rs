@@ -252,8 +252,13 @@ impl Shop {
               WHERE action IN ('invoice.expired', 'invoice.invalid')
                 AND (action <> 'invoice.' || i.status OR r.status <> 'cancelled')
              UNION ALL
-             SELECT 'audited twice', target_id FROM audit_log WHERE actor_kind = 'reconcile'
+             SELECT 'audited twice', target_id FROM audit_log
+              WHERE actor_kind = 'reconcile' AND action NOT LIKE 'attention.%'
               GROUP BY action, target_id, details_json ->> '$.completed' HAVING count(*) > 1
+             UNION ALL
+             SELECT 'noted while it stood', target_id FROM audit_log WHERE action LIKE 'attention.%'
+              GROUP BY target_id, details_json ->> '$.reason'
+             HAVING sum(action = 'attention.noted') - sum(action = 'attention.resolved') NOT IN (0, 1)
              UNION ALL
              SELECT 'issued but not audited', id FROM licenses
               WHERE metadata_json LIKE '%reconcile%'

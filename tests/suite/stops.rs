@@ -64,7 +64,7 @@ fn settled(shop: &Shop) -> BTreeSet<String> {
 
 /// Waits for the first line of the report, signals, and returns the signal of which the run died
 /// and all that it said.
-fn stopped_by(name: &str, shop: &Shop) -> (Option<i32>, String, String) {
+pub fn stopped_by(name: &str, shop: &Shop) -> (Option<i32>, String, String) {
     let mut child = start(shop.reconcile());
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut said = String::new();
