@@ -38,7 +38,7 @@ pub fn view(views: &Views) -> String {
                      AND +gift.product_id = invoices.product_id
                      AND gift.buyer_email = invoices.buyer_email COLLATE NOCASE
                      -- A sale that claims to be of the future says nothing of when it was made.
-                     AND ({issued} < min({created}, unixepoch('now'))) IS NOT TRUE
+                     AND ({issued} < {created} AND {created} <= unixepoch('now')) IS NOT TRUE
                    LIMIT 1
                 ) END               AS license_by_hand_id
            FROM main.invoices"

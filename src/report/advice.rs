@@ -147,7 +147,8 @@ pub fn advice(
              none was issued for it"
         ))
         .run("If it is for this sale, link it", link(invoice, id))
-        .run("If not, issue another", issue(&invoice.id)),
+        .run("If not, issue another", issue(&invoice.id))
+        .run(IF_NONE_IS_OWED, acknowledge(&invoice.id)),
         Attention::LicenseDeleted(deletion) => license_deleted(invoice, deletion),
         Attention::PolicyMissing(id) => Advice::new(format!(
             "Paid, but its policy {id} does not exist any more, so that nobody knows the terms of its \
@@ -157,11 +158,12 @@ pub fn advice(
             "To issue it on the product's default terms",
             issue(&invoice.id),
         )
-        .run(IF_ONE_EXISTS, link_to_be_named(invoice)),
+        .run(IF_ONE_EXISTS, link_to_be_named(invoice))
+        .run(IF_NONE_IS_OWED, acknowledge(&invoice.id)),
         Attention::ProductMissing(id) => Advice::new(format!(
             "Paid, but its product {id} does not exist any more"
         ))
-        .run("Restore the product, then", issue(&invoice.id))
+        .say("Restore the product: the next run issues the license")
         .run("Or refund the buyer, then", acknowledge(&invoice.id))
         .may_refund(),
         Attention::TierChangePaid(missed) => missed_work(
@@ -204,6 +206,8 @@ pub fn advice(
         }
     }
 }
+
+const IF_NONE_IS_OWED: &str = "If none is owed, as after a refund";
 
 const HALF_DONE: &str = "The service settled it and left it half done";
 
@@ -320,7 +324,7 @@ fn license_deleted(invoice: &Invoice, Deletion { action, target, at }: &Deletion
             issue(&invoice.id),
         )
         .run(IF_ONE_EXISTS, link_to_be_named(invoice))
-        .run("If none is owed", acknowledge(&invoice.id))
+        .run(IF_NONE_IS_OWED, acknowledge(&invoice.id))
 }
 
 /// Of unpaid invoices that the store does not have.

@@ -289,6 +289,7 @@ const ISSUE_OR_LINK: &[Way] = &[
         ("If one exists", Act::Serve(gives_by_hand)),
         ("If one exists", Act::CopyFor("gift")),
     ],
+    &[("If none is owed", Act::Copy)],
 ];
 
 const NO_LONGER_OWED: &[Way] = &[
@@ -307,6 +308,7 @@ const DOUBTS: [Case; 6] = [
         ways: &[
             &[("If it is for this sale", Act::Copy)],
             &[("If not", Act::Copy)],
+            &[("If none is owed", Act::Copy)],
         ],
     },
     // It was issued by this program and deleted by someone.
@@ -357,10 +359,7 @@ const DOUBTS: [Case; 6] = [
         makes: || of_keysat(|shop| shop.sql("UPDATE invoices SET product_id = 'gone'")),
         reason: "product_missing",
         ways: &[
-            &[
-                ("Restore the product", Act::Serve(restores)),
-                ("Restore the product", Act::Copy),
-            ],
+            &[("Restore the product", Act::Serve(restores))],
             &[("Or refund the buyer", Act::Copy)],
         ],
     },

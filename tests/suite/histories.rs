@@ -658,16 +658,30 @@ fn restored_product_gets_its_license() {
             let shop = open();
             shop.sale("a").made();
             shop.sql("DELETE FROM products");
-            let advice = shop.only_asks("product_missing");
+            shop.only_asks("product_missing");
             shop.sql(restore);
-            (shop, advice)
+            shop
         };
-        let (shop, advice) = lost();
-        shop.types_command_of(&advice, 0);
+        let shop = lost();
+        shop.person_types("reconcile --issue=a");
         shop.is_decided();
-        let (shop, _) = lost();
-        assert_eq!(shop.licenses_of("a"), json!([]));
+        assert_eq!(lost().licenses_of("a"), json!([]));
     }
+}
+
+#[test]
+fn sale_that_claims_to_be_of_the_future_hides_no_doubt() {
+    let in_two_days = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '+2 days')";
+    for open in SHOPS {
+        let shop = open();
+        shop.sale("a").here("settled").created(in_two_days).made();
+        shop.has_license_issued_by_hand("datetime('now', '-5 minutes')");
+        shop.only_asks("license_by_hand");
+    }
+    let shop = Shop::of_keysat();
+    shop.sale("a").here("settled").created(in_two_days).made();
+    shop.noted("policy.delete", "gone", "{}", AN_HOUR_AGO);
+    shop.only_asks("license_deleted");
 }
 
 #[test]

@@ -192,8 +192,9 @@ impl Keysat {
         let trail = self.trail(connection)?;
         let suspect = trail.deletions.iter().find(|(deletion, product)| {
             // A sale that claims to be of the future says nothing of when it was made.
-            let sold = invoice.created.min(clock.now);
-            let before_the_sale = unix_seconds(&deletion.at).is_some_and(|at| at < sold);
+            let is_dated = invoice.created <= clock.now;
+            let before_the_sale =
+                is_dated && unix_seconds(&deletion.at).is_some_and(|at| at < invoice.created);
             let other_product = product
                 .as_ref()
                 .is_some_and(|product| product != product_id);
