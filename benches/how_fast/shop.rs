@@ -76,6 +76,28 @@ impl Shop {
         shop
     }
 
+    /// A shop without invoices, whose service has noted a million things.
+    pub fn with_a_long_log() -> Self {
+        let shop = Self::new();
+        shop.open()
+            .execute_batch(
+                "PRAGMA synchronous = OFF;
+                 WITH RECURSIVE note (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM note WHERE n < 1000000)
+                 INSERT INTO audit_log (actor_kind, action, target_kind, target_id, details_json)
+                 SELECT 'system', iif(n % 2, 'license.issued', 'invoice.settled'), 'invoice', n,
+                        json_object('invoice_id', printf('%032x', n), 'btcpay_invoice_id', 'there-' || n)
+                   FROM note",
+            )
+            .unwrap();
+        shop
+    }
+
+    pub fn loses_the_index_of_the_log(&self) {
+        self.open()
+            .execute_batch("DROP INDEX audit_log_action")
+            .unwrap();
+    }
+
     fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let shop = Self { folder };
