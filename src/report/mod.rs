@@ -481,7 +481,8 @@ impl Report {
         let due = self.attention.iter().filter(|item| item.telling.is_due());
         let blocks = block::blocks(&due.collect::<Vec<_>>(), now);
         for (place, block) in blocks.iter().take(MOST).enumerate() {
-            if place > 0 {
+            // A terminal has what stdout says above it.
+            if place > 0 || columns.is_some() {
                 stderr::say("");
             }
             stderr::say(&block.text(columns));
@@ -491,6 +492,9 @@ impl Report {
                 "\nand {} more: reconcile --dry-run",
                 blocks.len() - MOST
             ));
+        }
+        if columns.is_some() && !blocks.is_empty() {
+            stderr::say("");
         }
     }
 
