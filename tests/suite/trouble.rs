@@ -314,7 +314,12 @@ fn bad_btcpay_delays_but_does_not_change_the_result() {
             shop.btcpay.fails("list", answer(500));
         }
         let mut runs = 0;
-        while shop.kinds() != shop.reconciled() {
+        // Only sales with a license by hand stay pending.
+        let undone = "SELECT id FROM invoices
+                       WHERE status = 'pending' AND CAST(id AS INTEGER) % 8 = 1
+                         AND coalesce(buyer_email, '') NOT IN
+                             (SELECT buyer_email FROM licenses WHERE invoice_id IS NULL)";
+        while shop.kinds() != shop.reconciled() || !shop.query(undone).is_empty() {
             runs += 1;
             assert!(runs < 100, "seed {seed}: {}", shop.kinds());
             let run = shop.reconcile().option("--deadline", "2");
