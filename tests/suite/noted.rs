@@ -352,6 +352,31 @@ fn one_off_is_told_by_the_next_recheck_and_never_again() {
     }
 }
 
+#[test]
+fn one_off_is_not_told_again_when_its_sale_is_completed() {
+    for by_recheck in [false, true] {
+        let shop = Shop::of_keysat();
+        shop.sells_subscriptions("");
+        shop.sale("a").additional("None", "0.0002").made();
+        let run = || {
+            if by_recheck {
+                shop.recheck()
+            } else {
+                shop.reconcile()
+            }
+        };
+        run().exits(0).tells(&[("a", "amount_mismatch")]);
+        shop.sql("DELETE FROM subscription_invoices; DELETE FROM subscriptions");
+        shop.seconds_pass(HOUR);
+        let completed = run().exits(0).warns("").stdout;
+        assert!(
+            completed.contains(": subscription completed"),
+            "{completed}"
+        );
+        assert_eq!(shop.life(), "noted|a|amount_mismatch");
+    }
+}
+
 // Over.
 
 #[test]
