@@ -26,6 +26,8 @@ pub struct Config {
     /// Where a person opens BTCPay Server.
     pub public_url: Url,
     pub task: Task,
+    /// Whether nothing but errors is said.
+    pub quiet: bool,
     pub max_age_seconds: i64,
     /// How long the run may take; 0 means any time.
     pub deadline_seconds: u32,
@@ -125,6 +127,7 @@ impl Config {
             api_key,
             public_url,
             task,
+            quiet: cli.quiet,
             max_age_seconds: i64::from(cli.max_age_hours) * 3600,
             deadline_seconds: cli.deadline,
             format: match cli.format {

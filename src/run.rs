@@ -52,7 +52,8 @@ fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Repo
     // What was noted before is shown too.
     let shows_all = config.access == Access::Read || config.format == Format::Json;
     let moment = Moment {
-        occasion: if recheck {
+        // One that says nothing reminds nobody.
+        occasion: if recheck && !config.quiet {
             Occasion::Recheck
         } else {
             Occasion::Minute

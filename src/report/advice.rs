@@ -192,7 +192,8 @@ pub fn advice(
         .say("Send them by hand. It is mailed only once"),
         Attention::HeldBack => {
             let advice = Advice::new(format!(
-                "BTCPay says {}, and the database {}. Nothing is changed, because that was acknowledged",
+                "Something is left to do (BTCPay says {}, the database {}), and is not done because it \
+                 was acknowledged",
                 answer.map_or("nothing of it", |answer| answer.status.word()),
                 invoice.status.word()
             ));

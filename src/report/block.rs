@@ -76,7 +76,7 @@ impl Block {
         block.advice(&advice::not_in_btcpay(at_once));
         if at_once.len() < ids.len() {
             block.add(&format!(
-                "This closes {AT_ONCE} of them; the next run names the others."
+                "This closes {AT_ONCE} of them; reconcile --dry-run then names the others."
             ));
         }
         let first: Vec<&str> = ids.iter().take(3).map(|id| &*id.0).collect();

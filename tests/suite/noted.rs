@@ -740,3 +740,15 @@ impl Shop {
         );
     }
 }
+
+#[test]
+fn recheck_that_is_quiet_reminds_nobody() {
+    let shop = Shop::open();
+    let late = shop.sale("late").here("expired").there("Expired");
+    late.additional("PaidLate", "0.00021").made();
+    let recheck = || shop.reconcile().flag("--recheck");
+    recheck().flag("-q").exits(0).warns("");
+    recheck().flag("-q").exits(0).warns("");
+    recheck().exits(0).tells(&[("late", "paid_late")]);
+    recheck().exits(0).says_nothing();
+}
