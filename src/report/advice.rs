@@ -192,8 +192,8 @@ pub fn advice(
         .say("Send them by hand. It is mailed only once"),
         Attention::HeldBack => {
             let advice = Advice::new(format!(
-                "Something is left to do (BTCPay says {}, the database {}), and is not done because it \
-                 was acknowledged",
+                "Something is left to do, since BTCPay says {} and the database {}, but it was \
+                 acknowledged and is not done",
                 answer.map_or("nothing of it", |answer| answer.status.word()),
                 invoice.status.word()
             ));
