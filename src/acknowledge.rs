@@ -16,8 +16,8 @@ use crate::report::Report;
 use crate::run::new_report;
 use crate::stop::Deadline;
 
-/// Acknowledges the invoices of these ids, the service's or BTCPay's, at Unix second `now`: all of
-/// them, or none if one cannot be.
+/// Acknowledges the invoices of these ids, the service's or BTCPay's, at Unix second `now`. All are
+/// checked before any is noted.
 pub fn acknowledge(config: &Config, ids: &[String], now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);

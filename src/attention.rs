@@ -36,8 +36,6 @@ pub enum Occasion {
     Minute,
     /// Cron mails what it says.
     Recheck,
-    /// A person at a terminal.
-    Person,
 }
 
 /// What `audit_log` says of one invoice.
@@ -55,7 +53,7 @@ pub struct Noted {
     pub reason: Box<str>,
     /// Unix seconds.
     pub since: i64,
-    /// When it was last told where a person reads it, in Unix seconds.
+    /// When a recheck last told it, in Unix seconds.
     pub told: Option<i64>,
     /// If it is one that no answer shows again.
     pub one_off: Option<Attention>,
@@ -119,7 +117,7 @@ impl Standing {
 pub enum Step {
     /// It is new: note it, and tell it.
     Note(Attention),
-    /// It is told again, which is noted.
+    /// It is told again.
     Remind { attention: Attention, since: i64 },
     /// It was told, and is not due again.
     Stand { attention: Attention, since: i64 },
@@ -131,33 +129,31 @@ impl Step {
     /// Whether `audit_log` gets a row.
     pub const fn is_noted(&self) -> bool {
         match self {
-            Self::Note(_) | Self::Remind { .. } | Self::Resolve { .. } => true,
-            Self::Stand { .. } => false,
+            Self::Note(_) | Self::Resolve { .. } => true,
+            Self::Remind { .. } | Self::Stand { .. } => false,
         }
     }
 
     /// The row's action and the details that are its own; None if there is no row.
-    pub fn row(&self, occasion: Occasion) -> Option<NoteRow> {
+    pub fn row(&self) -> Option<NoteRow> {
         match self {
             Self::Note(attention) => {
                 let mut details = facts(attention);
                 if let Some(fields) = details.as_object_mut() {
                     fields.insert("reason".into(), json!(attention.reason()));
-                    let is_told = match occasion {
-                        Occasion::Minute => false,
-                        Occasion::Recheck | Occasion::Person => true,
-                    };
-                    fields.insert("told".into(), json!(is_told));
                 }
                 Some((NOTED, details))
             }
-            Self::Remind { attention, .. } => {
-                Some((REMINDED, json!({"reason": attention.reason()})))
-            }
             Self::Resolve { reason } => Some((RESOLVED, json!({"reason": reason}))),
-            Self::Stand { .. } => None,
+            Self::Remind { .. } | Self::Stand { .. } => None,
         }
     }
+}
+
+/// The row for something that a recheck has told. It is written only then: who is killed in between
+/// tells it twice, never not at all.
+pub fn told(reason: &str) -> NoteRow {
+    (REMINDED, json!({"reason": reason}))
 }
 
 /// The row of a person's acknowledgement, as of [`Step::row`].
@@ -193,13 +189,15 @@ impl Past {
                 self.open.push(Noted {
                     reason: reason.into(),
                     since: at,
-                    told: (details.get("told") == Some(&Value::Bool(true))).then_some(at),
+                    told: None,
                     one_off: one_off(reason, details),
                 });
             }
             (REMINDED, Some(place)) => {
                 if let Some(noted) = self.open.get_mut(place) {
                     noted.told = Some(at);
+                    // A clock that was ahead noted it.
+                    noted.since = noted.since.min(at);
                 }
             }
             (RESOLVED, Some(place)) => {
@@ -258,9 +256,7 @@ impl Past {
             let since = noted.since;
             match occasion {
                 Occasion::Recheck if noted.is_due(now) => Step::Remind { attention, since },
-                Occasion::Recheck | Occasion::Minute | Occasion::Person => {
-                    Step::Stand { attention, since }
-                }
+                Occasion::Recheck | Occasion::Minute => Step::Stand { attention, since },
             }
         });
         steps.chain(resolved.into_iter().flatten()).collect()
@@ -362,17 +358,24 @@ mod tests {
         Attention::AmountMismatch(money(Some("0.0002")))
     }
 
-    /// As the log has it after these steps at these times.
+    /// As the log has it after a run with these steps at this time, which told what it had to.
     fn log(past: &mut Past, steps: &[Step], occasion: Occasion, at: i64) {
         for step in steps {
-            if let Some((action, details)) = step.row(occasion) {
+            if let Some((action, details)) = step.row() {
+                past.add(action, &details, at);
+            }
+            let (Step::Note(attention) | Step::Remind { attention, .. }) = step else {
+                continue;
+            };
+            if occasion == Occasion::Recheck {
+                let (action, details) = told(attention.reason());
                 past.add(action, &details, at);
             }
         }
     }
 
     /// When something that lasts from second 0 is told again, by rechecks at these seconds.
-    fn told(noted_by: Occasion, rechecks: impl Iterator<Item = i64>) -> Vec<i64> {
+    fn times(noted_by: Occasion, rechecks: impl Iterator<Item = i64>) -> Vec<i64> {
         let mut past = Past::default();
         let steps = past.next(vec![late()], noted_by, 0);
         assert_eq!(steps, [Step::Note(late())]);
@@ -401,24 +404,56 @@ mod tests {
     #[test]
     fn what_lasts_is_told_within_the_hour_and_then_ever_less_often() {
         let days = |days: &[i64]| days.iter().map(|day| day * 24).collect::<Vec<_>>();
-        let after_a_minutes_run = hours(&told(Occasion::Minute, hourly(30)));
+        let after_a_minutes_run = hours(&times(Occasion::Minute, hourly(30)));
         assert_eq!(after_a_minutes_run[0], 1);
         assert_eq!(after_a_minutes_run[1..], days(&[1, 3, 7, 14, 21, 28]));
         assert_eq!(
-            hours(&told(Occasion::Recheck, hourly(30))),
+            hours(&times(Occasion::Recheck, hourly(30))),
             days(&[1, 3, 7, 14, 21, 28])
         );
-        assert_eq!(hours(&told(Occasion::Person, hourly(8))), days(&[1, 3, 7]));
     }
 
     #[test]
     fn rechecks_once_a_day_tell_it_as_often() {
         let daily = (1..=30).map(|day| day * 86_400);
-        let days: Vec<i64> = told(Occasion::Recheck, daily)
+        let days: Vec<i64> = times(Occasion::Recheck, daily)
             .iter()
             .map(|at| at / 86_400)
             .collect();
         assert_eq!(days, [1, 3, 7, 14, 21, 28]);
+    }
+
+    #[test]
+    fn what_was_noted_but_not_told_is_told_by_the_next_recheck() {
+        let mut past = Past::default();
+        let steps = past.next(vec![late()], Occasion::Recheck, 0);
+        // Killed before it said anything.
+        log(&mut past, &steps, Occasion::Minute, 0);
+        let steps = past.next(vec![late()], Occasion::Recheck, 3600);
+        assert!(
+            matches!(steps.as_slice(), [Step::Remind { .. }]),
+            "{steps:?}"
+        );
+    }
+
+    #[test]
+    fn clock_that_was_ahead_silences_nothing() {
+        let mut past = Past::default();
+        let steps = past.next(vec![late()], Occasion::Minute, 0);
+        log(&mut past, &steps, Occasion::Minute, 365 * DAY);
+        for now in [0, DAY, 3 * DAY, WEEK] {
+            let steps = past.next(vec![late()], Occasion::Recheck, now);
+            assert!(
+                matches!(steps.as_slice(), [Step::Remind { .. }]),
+                "{now}: {steps:?}"
+            );
+            log(&mut past, &steps, Occasion::Recheck, now);
+            let again = past.next(vec![late()], Occasion::Recheck, now + 60);
+            assert!(
+                matches!(again.as_slice(), [Step::Stand { .. }]),
+                "{again:?}"
+            );
+        }
     }
 
     #[test]

@@ -207,8 +207,10 @@ impl Setting {
             example,
         } = self;
         let shown = value.to_string_lossy();
+        // A folder may be named by a commit.
+        let name = Path::new(&value).file_name().unwrap_or_default();
         ensure!(
-            !secret::is_in(&shown),
+            !secret::is_in(&name.to_string_lossy()),
             "{what} looks like an API key. Put the key into a file of its own, named in \
              --api-key-file (BTCPAY_API_KEY_FILE), and set {option} ({variable}) to something like \
              {example}"

@@ -131,6 +131,26 @@ pub struct Missed {
 }
 
 impl Attention {
+    /// Whether it came with a change, so that no later answer shows it again.
+    pub const fn is_one_off(&self) -> bool {
+        match self {
+            Self::AmountMismatch(_) | Self::CodeOverMaxUses(_) | Self::TipNotSent(_) => true,
+            Self::PaidLate(_)
+            | Self::PaidPartial(_)
+            | Self::InvalidButPaid(_)
+            | Self::SettledHereNotThere(_)
+            | Self::LicensedNotPaid(_)
+            | Self::NotInBtcpay
+            | Self::LicenseByHand(_)
+            | Self::LicenseDeleted(_)
+            | Self::PolicyMissing(_)
+            | Self::ProductMissing(_)
+            | Self::TierChangePaid(_)
+            | Self::RenewalPaid(_)
+            | Self::HeldBack => false,
+        }
+    }
+
     /// Its word in reports, for scripts as well.
     pub const fn reason(&self) -> &'static str {
         match self {

@@ -61,7 +61,7 @@ fn issue_until_stopped(config: &Config, id: &str, now: i64, report: &mut Report)
     };
     report.checked = 1;
     let moment = Moment {
-        occasion: Occasion::Person,
+        occasion: Occasion::Minute,
         now,
     };
     let write = |writing: &mut Writing, listed: &Invoice| write(writing, listed, &answer, moment);
@@ -104,7 +104,7 @@ fn write(
     let mut steps = Vec::new();
     let written = writing.write(&current, Some(&change), |written| {
         steps = next_steps(&past, attention, written, moment);
-        rows(&steps, moment)
+        rows(&steps)
     })?;
     Ok(Done {
         sale,

@@ -99,8 +99,13 @@ fn run_to_the_end(cli: Cli) -> Exit {
         Task::Named(ids) => named::look_into(&config, ids, now),
     };
     report.sort();
-    // In text, a dry run's tables show it, and the invoices that are named.
-    if report.invoices.is_empty() && !report.dry_run || config.format == Format::Json {
+    let says_it_itself = match &config.task {
+        Task::Reconcile { .. } => true,
+        // In text, the invoices that are named show it.
+        Task::Named(_) => config.format == Format::Text,
+        Task::Issue(_) | Task::Acknowledge(_) => report.dry_run && config.format == Format::Text,
+    };
+    if !says_it_itself {
         report.log_attention(now, stderr::columns());
     }
     report.log_errors();

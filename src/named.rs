@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::attention::Occasion;
 use crate::btcpay::{AskError, Btcpay};
@@ -40,7 +40,7 @@ fn look_into_until_stopped(
     let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
     let mut seen: Vec<InvoiceId> = Vec::new();
     let moment = Moment {
-        occasion: Occasion::Person,
+        occasion: Occasion::Minute,
         now,
     };
     for id in ids {
@@ -77,26 +77,34 @@ fn look_at(
         }
         Err(AskError::Refused(error) | AskError::NotInStore(error) | AskError::TooLong(error)) => {
             report.failed(invoice.id.clone(), invoice.btcpay_id.clone(), &error);
-            let (here, history) = database.whole(&invoice.id)?;
-            report.named(Named::unanswered(invoice, here, history));
+            if let Some((here, history)) = database.whole(&invoice.id)? {
+                report.named(Named::unanswered(invoice, here, history));
+            }
             return Ok(());
         }
         Err(stop @ (AskError::Unanswered { .. } | AskError::Fatal(_) | AskError::Stopped(_))) => {
             return Err(stop.into());
         }
     };
+    let was_just_touched = database.was_just_touched(&invoice.id)?;
+    if !was_just_touched {
+        let asked = vec![(invoice.clone(), word.clone())];
+        reconcile(asked, database, report, moment, |_, _| {})?;
+    }
     let may_ask = !is_free && word.is_some() && report.invoices.len() < MOST_PAYMENTS;
     let payments = if may_ask {
         btcpay.payments(&invoice.btcpay_id).ok()
     } else {
         None
     };
-    let was_just_touched = database.was_just_touched(&invoice.id)?;
-    if !was_just_touched {
-        let asked = vec![(invoice.clone(), word.clone())];
-        reconcile(asked, database, report, moment, |_, _| {})?;
+    if let Some(payments) = &payments {
+        report.was_paid(&invoice.id, payments);
     }
-    let (here, history) = database.whole(&invoice.id)?;
+    let Some((here, history)) = database.whole(&invoice.id)? else {
+        let gone = anyhow!("the service has just deleted it");
+        report.failed(invoice.id.clone(), invoice.btcpay_id.clone(), &gone);
+        return Ok(());
+    };
     let answer = word.filter(|_| !is_free);
     report.named(Named::new(
         invoice,

@@ -189,7 +189,7 @@ fn decide_again_and_write(
     let mut steps = Vec::new();
     let written = writing.write(&current, decision.change.as_ref(), |written| {
         steps = next_steps(&past, decision.attention, written, moment);
-        rows(&steps, moment)
+        rows(&steps)
     })?;
     Ok(Some(Done {
         sale,
@@ -212,9 +212,6 @@ pub fn next_steps(
 }
 
 /// The audit rows of these steps.
-pub fn rows(steps: &[Step], moment: Moment) -> Vec<NoteRow> {
-    steps
-        .iter()
-        .filter_map(|step| step.row(moment.occasion))
-        .collect()
+pub fn rows(steps: &[Step]) -> Vec<NoteRow> {
+    steps.iter().filter_map(Step::row).collect()
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Error, Result, bail};
 use log::info;
 
-use crate::attention::{Occasion, Step};
+use crate::attention::{self, Occasion, Step};
 use crate::btcpay::{AskError, Btcpay};
 use crate::candidates::{Candidate, Candidates};
 use crate::config::{Config, Task};
@@ -15,7 +15,7 @@ use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, LocalStatus, P
 use crate::lookup::{LookedUp, look_up};
 use crate::proof::{Probe, probe};
 use crate::reconcile::{Moment, reconcile, rows};
-use crate::report::stderr::Progress;
+use crate::report::stderr::{self, Progress};
 use crate::report::{Format, Report};
 use crate::stop::{Deadline, OutOfTime};
 
@@ -27,11 +27,74 @@ pub const MOST_PAYMENTS: usize = 20;
 pub fn run(config: &Config, recheck: bool, now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);
-    if let Err(stopped) = run_until_stopped(config, recheck, now, &mut report) {
-        report.stopped(&stopped);
+    let deadline = Deadline::after(config.deadline_seconds);
+    let (path, store) = (&config.database, &config.store);
+    match Database::open(path, config.access, store, now, deadline) {
+        Ok(mut database) => {
+            let moment = Moment {
+                // One that says nothing reminds nobody.
+                occasion: if recheck && !config.quiet {
+                    Occasion::Recheck
+                } else {
+                    Occasion::Minute
+                },
+                now,
+            };
+            let run = run_until_stopped(
+                config,
+                recheck,
+                moment,
+                deadline,
+                &mut database,
+                &mut report,
+            );
+            if let Err(stopped) = run {
+                report.stopped(&stopped);
+            }
+            say_what_needs_a_person(config, moment, &mut database, &mut report);
+        }
+        Err(error) => report.stopped(&error),
     }
     report.elapsed_ms = started.elapsed().as_millis();
     report
+}
+
+/// On stderr; a dry run's tables show it in its place. What a recheck has told is noted after that.
+fn say_what_needs_a_person(
+    config: &Config,
+    moment: Moment,
+    database: &mut Database,
+    report: &mut Report,
+) {
+    report.sort();
+    if config.access == Access::Read && config.format == Format::Text {
+        return;
+    }
+    let told = report.log_attention(moment.now, stderr::columns());
+    match (moment.occasion, config.access) {
+        (Occasion::Recheck, Access::Write) if !stderr::is_lost() => {}
+        (Occasion::Recheck | Occasion::Minute, Access::Write | Access::Read) => return,
+    }
+    let write = |writing: &mut Writing, (id, reasons): &(InvoiceId, Vec<&str>)| {
+        writing.note(
+            id,
+            reasons
+                .iter()
+                .map(|reason| attention::told(reason))
+                .collect(),
+        )
+    };
+    let noted = database.write_each(told, write, |noted| {
+        let failed = noted.into_iter().find_map(|(_, outcome)| outcome.err());
+        failed.map_or(Ok(()), Err)
+    });
+    // Out of time, it is told once more.
+    if let Err(error) = noted
+        && !OutOfTime::is(&error)
+        && report.error.is_none()
+    {
+        report.stopped(&error);
+    }
 }
 
 /// Whose changes are printed as they happen, unless they are shown as tables or as JSON.
@@ -45,24 +108,19 @@ pub fn new_report(config: &Config) -> Report {
     Report::new(dry_run, config.public_url.clone(), live)
 }
 
-fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Report) -> Result<()> {
-    let deadline = Deadline::after(config.deadline_seconds);
-    let (path, store) = (&config.database, &config.store);
-    let mut database = Database::open(path, config.access, store, now, deadline)?;
+fn run_until_stopped(
+    config: &Config,
+    recheck: bool,
+    moment: Moment,
+    deadline: Deadline,
+    database: &mut Database,
+    report: &mut Report,
+) -> Result<()> {
     // What was noted before is shown too.
     let shows_all = config.access == Access::Read || config.format == Format::Json;
-    let moment = Moment {
-        // One that says nothing reminds nobody.
-        occasion: if recheck && !config.quiet {
-            Occasion::Recheck
-        } else {
-            Occasion::Minute
-        },
-        now,
-    };
     let listing = database.candidates(Window {
         // Nothing was sold before 1970, and SQLite's calendar has a beginning.
-        since: (now - config.max_age_seconds).max(0),
+        since: (moment.now - config.max_age_seconds).max(0),
         recheck,
         noted: recheck || shows_all,
         acknowledged: shows_all,
@@ -82,19 +140,26 @@ fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Repo
     report.not_asked = listing.candidates.len() as u64;
     let free = listing.free.into_iter();
     let free = free.map(|invoice| (invoice, Some(Answer::of_a_free_sale())));
-    reconcile(free.collect(), &mut database, report, moment, |_, _| {})?;
-    resolve_gone(listing.gone, &mut database, report, moment)?;
-    let later: Vec<_> = listing.older.into_iter().chain([listing.noted]).collect();
+    reconcile(free.collect(), database, report, moment, |_, _| {})?;
+    resolve_gone(listing.gone, database, report)?;
+    if recheck || config.access == Access::Read {
+        report.count_drift = database.count_drift()?;
+    }
+    let later = listing
+        .older
+        .into_iter()
+        .chain([listing.noted, listing.complete]);
+    let later: Vec<_> = later.collect();
     let is_nothing_to_ask = listing.candidates.is_empty() && later.iter().all(Candidates::is_empty);
     // A dry run tries the settings, all of them.
     if !is_nothing_to_ask || config.access == Access::Read {
-        let mut btcpay = Btcpay::new(store.clone(), config.api_key.clone(), deadline)?;
+        let mut btcpay = Btcpay::new(config.store.clone(), config.api_key.clone(), deadline)?;
         let result = if is_nothing_to_ask {
             btcpay.check_access().map_err(Error::from)
         } else {
             let mut asking = Asking {
                 btcpay: &mut btcpay,
-                database: &mut database,
+                database,
                 report,
                 moment,
                 deadline,
@@ -105,15 +170,12 @@ fn run_until_stopped(config: &Config, recheck: bool, now: i64, report: &mut Repo
             // What was found missing before a stop counts too.
             asked.and(asking.report_missing())
         };
-        ask_for_payments(&mut btcpay, report);
+        ask_for_payments(&mut btcpay, report, deadline);
         if result.is_ok() && config.access == Access::Read {
             btcpay.warn_of_powers();
         }
         report.requests = btcpay.requests();
         result?;
-    }
-    if recheck || config.access == Access::Read {
-        report.count_drift = database.count_drift()?;
     }
     Ok(())
 }
@@ -146,6 +208,10 @@ impl Asking<'_> {
                 Err(stopped)
                     if OutOfTime::is(&stopped) && OutOfTime::signal(&stopped).is_none() =>
                 {
+                    if !self.store_is_ours {
+                        // There is no time to find out whose the store is.
+                        self.missing.clear();
+                    }
                     return Ok(());
                 }
                 Err(stopped) => return Err(stopped),
@@ -202,6 +268,16 @@ impl Asking<'_> {
     /// It is not, or not certainly.
     fn report_missing(&mut self) -> Result<()> {
         let missing = std::mem::take(&mut self.missing);
+        // Of a complete sale nothing is concluded.
+        let is_done =
+            |invoice: &Invoice| invoice.status == LocalStatus::Settled && is_complete(invoice);
+        let (complete, missing): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_done);
+        self.report.not_in_store += complete.len() as u64;
+        let complete = complete
+            .into_iter()
+            .map(|invoice| (invoice, None))
+            .collect();
+        reconcile(complete, self.database, self.report, self.moment, |_, _| {})?;
         let (ours, maybe): (Vec<_>, Vec<_>) = missing
             .into_iter()
             .partition(|invoice| invoice.provider == Provider::OurStore);
@@ -225,10 +301,6 @@ impl Asking<'_> {
                 ),
             }
         }
-        let is_settled = |invoice: &&Invoice| invoice.status == LocalStatus::Settled;
-        let complete = ours.iter().filter(is_settled);
-        let complete = complete.filter(|invoice| is_complete(invoice)).count();
-        self.report.not_in_store += complete as u64;
         let missing = ours.into_iter().map(|invoice| (invoice, None)).collect();
         reconcile(missing, self.database, self.report, self.moment, |_, _| {})
     }
@@ -251,9 +323,13 @@ fn unchanged(candidate: &Candidate, database: &Database) -> Result<Option<Invoic
 
 /// Asks what was paid, and when, for what is told about money. Without an answer, what the invoice
 /// itself says is told.
-fn ask_for_payments(btcpay: &mut Btcpay, report: &mut Report) {
+fn ask_for_payments(btcpay: &mut Btcpay, report: &mut Report, deadline: Deadline) {
     report.sort();
     for item in report.about_money().take(MOST_PAYMENTS) {
+        // Telling it takes time, too.
+        if deadline.is_near() {
+            return;
+        }
         match btcpay.payments(&item.btcpay_invoice_id) {
             Ok(payments) => item.was_paid(payments),
             Err(
@@ -268,16 +344,11 @@ fn ask_for_payments(btcpay: &mut Btcpay, report: &mut Report) {
 }
 
 /// Ends what was noted of invoices that the database does not have any more.
-fn resolve_gone(
-    gone: Vec<InvoiceId>,
-    database: &mut Database,
-    report: &mut Report,
-    moment: Moment,
-) -> Result<()> {
+fn resolve_gone(gone: Vec<InvoiceId>, database: &mut Database, report: &mut Report) -> Result<()> {
     let write = |writing: &mut Writing, id: &InvoiceId| {
         let past = writing.past(id);
         let steps = past.end();
-        writing.note(id, rows(&steps, moment))?;
+        writing.note(id, rows(&steps))?;
         Ok(steps)
     };
     database.write_each(gone, write, |written| {

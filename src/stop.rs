@@ -114,6 +114,11 @@ impl Deadline {
         }
     }
 
+    /// Whether less than a fifth of it is left.
+    pub fn is_near(self) -> bool {
+        self.total.is_some_and(|total| self.left() < total / 5) || self.is_reached()
+    }
+
     pub fn is_reached(self) -> bool {
         self.left().is_zero()
     }

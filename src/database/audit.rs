@@ -123,9 +123,14 @@ impl Log {
         let newest = connection
             .prepare_cached(NEWEST_ROW)?
             .query_row([], |row| row.get(0))?;
-        let read_to = self.read_to.unwrap_or(i64::MIN);
+        let mut read_to = self.read_to.unwrap_or(i64::MIN);
         if read_to == newest {
             return Ok(());
+        }
+        if read_to > newest {
+            // Rows were deleted, and their numbers may be used again.
+            *self = Self::default();
+            read_to = i64::MIN;
         }
         let mut statement = connection.prepare_cached(&query())?;
         let mut rows = statement.query([read_to])?;
@@ -149,6 +154,10 @@ impl Log {
             let Note {
                 action, target, at, ..
             } = note;
+            // Only a person's decision issues one in spite of an acknowledgement, and ends it.
+            if let Some(past) = self.past.get_mut(&invoice) {
+                past.acknowledged = None;
+            }
             self.lost.insert(invoice, Deletion { action, target, at });
             return;
         }
@@ -163,13 +172,19 @@ impl Log {
         self.past.get(id).cloned().unwrap_or_default()
     }
 
-    /// The invoices of which something is open, and those that were acknowledged if they are `wanted`;
-    /// in the order of their ids.
-    pub fn noted(&self, acknowledged_too: bool) -> Vec<InvoiceId> {
-        let is_noted =
-            |past: &Past| !past.open.is_empty() || acknowledged_too && past.acknowledged.is_some();
-        let noted = self.past.iter().filter(|(_, past)| is_noted(past));
-        let mut ids: Vec<InvoiceId> = noted.map(|(id, _)| id.clone()).collect();
+    /// The invoices of which something is open, in the order of their ids.
+    pub fn open(&self) -> Vec<InvoiceId> {
+        self.ids_where(|past| !past.open.is_empty())
+    }
+
+    /// The invoices that were acknowledged, in the order of their ids.
+    pub fn acknowledged(&self) -> Vec<InvoiceId> {
+        self.ids_where(|past| past.acknowledged.is_some())
+    }
+
+    fn ids_where(&self, is_wanted: impl Fn(&Past) -> bool) -> Vec<InvoiceId> {
+        let wanted = self.past.iter().filter(|(_, past)| is_wanted(past));
+        let mut ids: Vec<InvoiceId> = wanted.map(|(id, _)| id.clone()).collect();
         ids.sort_by(|one, other| one.0.cmp(&other.0));
         ids
     }

@@ -51,6 +51,8 @@ pub struct Listing {
     /// Others of which something was noted that is not over: as many as there is room for, from a
     /// random one on. Oldest first.
     pub noted: Candidates,
+    /// Complete sales whose license is in use.
+    pub complete: Candidates,
     /// Invoices of which something was noted, and that are no longer there, or the service's alone.
     pub gone: Vec<InvoiceId>,
     pub unreadable: Vec<Unreadable>,
@@ -202,6 +204,7 @@ impl Database {
             free: Vec::new(),
             older: Default::default(),
             noted: Candidates::default(),
+            complete: Candidates::default(),
             gone: Vec::new(),
             unreadable: Vec::new(),
             other_provider: 0,
@@ -229,6 +232,7 @@ impl Database {
                     Candidate::ToLookUp(invoice) => listing.candidates.push(&invoice)?,
                     Candidate::Free(invoice) => listing.free.push(invoice),
                     Candidate::OtherProvider => listing.other_provider += 1,
+                    Candidate::InUse(invoice) => listing.complete.push(&invoice)?,
                     Candidate::Complete => {}
                 }
                 Ok(())
@@ -242,6 +246,7 @@ impl Database {
         drop(statement);
         // SQLite would sort whole rows, and hold all of them meanwhile.
         listing.candidates.sort();
+        listing.complete.sort();
         listing
             .free
             .sort_by(|one, other| (one.created, &one.id.0).cmp(&(other.created, &other.id.0)));
@@ -330,7 +335,10 @@ impl Database {
             while let Some(row) = rows.next()? {
                 let take = |candidate| match candidate {
                     Candidate::ToLookUp(invoice) => older.push(&invoice),
-                    Candidate::Free(_) | Candidate::OtherProvider | Candidate::Complete => Ok(()),
+                    Candidate::Free(_)
+                    | Candidate::OtherProvider
+                    | Candidate::InUse(_)
+                    | Candidate::Complete => Ok(()),
                 };
                 let candidate = self.read_candidate(row, true);
                 if let Err(error) = candidate.and_then(take) {
@@ -351,7 +359,15 @@ impl Database {
     ) -> rusqlite::Result<()> {
         let mut log = self.log.borrow_mut();
         log.read_once(read)?;
-        let mut ids = log.noted(acknowledged_too);
+        let from_a_random_one = |mut ids: Vec<InvoiceId>| {
+            let first = fastrand::usize(..ids.len().max(1));
+            ids.rotate_left(first);
+            ids
+        };
+        let mut ids = from_a_random_one(log.open());
+        if acknowledged_too {
+            ids.extend(from_a_random_one(log.acknowledged()));
+        }
         if ids.is_empty() {
             return Ok(());
         }
@@ -361,16 +377,15 @@ impl Database {
             .candidates
             .ids()
             .chain(listing.older.iter().flat_map(Candidates::ids))
+            .chain(listing.complete.ids())
             .chain(free)
             .chain(odd.map(|unreadable| &*unreadable.id.0))
             .collect();
         ids.retain(|id| !listed.contains(&*id.0));
-        let first = fastrand::usize(..ids.len().max(1));
-        ids.rotate_left(first);
         drop(log);
         let mut statement = read.prepare(NOTED)?;
         for id in ids {
-            if listing.noted.len() == MOST_NOTED {
+            if listing.noted.len() == MOST_NOTED || listing.gone.len() == MOST_NOTED {
                 break;
             }
             let mut rows = statement.query(named_params! {
@@ -470,6 +485,8 @@ enum Candidate {
     ToLookUp(Invoice),
     Free(Invoice),
     OtherProvider,
+    /// The service has done everything, and the license is in use.
+    InUse(Invoice),
     /// The service has done everything, or nothing was ever to be paid.
     Complete,
 }
@@ -488,11 +505,11 @@ impl Database {
             LocalStatus::Settled => true,
             LocalStatus::Expired | LocalStatus::Invalid => !recheck,
         };
-        if touched_matters {
-            readable_time(row, "updated_at", "updated_seconds")?;
-        }
         let invoice = self.with_history(invoice)?;
         let is_complete = invoice.status == LocalStatus::Settled && is_complete(&invoice);
+        if touched_matters && !is_complete {
+            readable_time(row, "updated_at", "updated_seconds")?;
+        }
         let is_in_use = matches!(
             invoice.license,
             License::Issued {
@@ -500,7 +517,9 @@ impl Database {
                 ..
             }
         );
-        if is_complete && (!recheck || is_free || !is_in_use) {
+        if is_complete && recheck && !is_free && is_in_use {
+            Ok(Candidate::InUse(invoice))
+        } else if is_complete {
             Ok(Candidate::Complete)
         } else if is_free {
             free(invoice)

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, Error, Result};
 
-use super::audit::AUDIT;
+use super::audit::{self, AUDIT};
 use super::license::ISSUE_LICENSE;
 use super::redemption::{COUNT_USES, MOVE_REDEMPTION};
 use super::write::SET_STATUS;
@@ -41,8 +41,10 @@ pub fn missing(connection: &Connection) -> Result<Vec<String>> {
     // constraint for its ON CONFLICT, with a parent that is gone, or with a trigger or an index that
     // calls a function of the service's own.
     if missing.is_empty() {
-        for (table, sql) in STATEMENTS {
-            if let Err(error) = connection.prepare(sql) {
+        let log = [("audit_log", audit::query())];
+        let statements = STATEMENTS.map(|(table, sql)| (table, sql.to_owned()));
+        for (table, sql) in statements.into_iter().chain(log) {
+            if let Err(error) = connection.prepare(&sql) {
                 missing.push(explain(table, &error));
             }
         }

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::Database;
 use super::errors::explain;
+use super::row::shown;
 use crate::invoice::CountDrift;
 
 /// One pass over the redemptions. A count that is no number is said when the code is used.
@@ -30,8 +31,8 @@ impl Database {
             let mut statement = self.connection.prepare(DRIFT)?;
             let drift = statement.query_map([], |row| {
                 Ok(CountDrift {
-                    code_id: row.get("id")?,
-                    code: row.get("code")?,
+                    code_id: shown(row.get_ref("id")?).into(),
+                    code: shown(row.get_ref("code")?).into(),
                     used_count: row.get("used_count")?,
                     held: row.get("held")?,
                 })

@@ -1,7 +1,7 @@
 //! All that the database says of one invoice, for a person.
 
 use anyhow::Result;
-use rusqlite::{Row, named_params};
+use rusqlite::{OptionalExtension, Row, named_params};
 
 use super::Database;
 use super::candidates::GRACE_SECONDS;
@@ -36,9 +36,11 @@ impl Database {
             ":now": self.clock.now,
             ":untouched_since": self.clock.now - GRACE_SECONDS,
         };
-        let touched: rusqlite::Result<Option<bool>> =
-            self.connection
-                .query_row(WAS_JUST_TOUCHED, values, |row| row.get(0));
+        let touched: rusqlite::Result<Option<bool>> = self
+            .connection
+            .query_row(WAS_JUST_TOUCHED, values, |row| row.get(0))
+            .optional()
+            .map(Option::flatten);
         match touched {
             Ok(touched) => Ok(touched == Some(true)),
             Err(error) => Err(explain(
@@ -50,13 +52,13 @@ impl Database {
         }
     }
 
-    /// What its rows say, and its history, oldest first.
+    /// What its rows say, and its history, oldest first; None if it is gone.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub fn whole(&self, id: &InvoiceId) -> Result<(Here, Vec<Event>)> {
-        let read = || -> rusqlite::Result<(Here, Vec<Event>)> {
+    pub fn whole(&self, id: &InvoiceId) -> Result<Option<(Here, Vec<Event>)>> {
+        let read = || -> rusqlite::Result<Option<(Here, Vec<Event>)>> {
             let subscription = match &self.keysat {
                 Some(keysat) => keysat.subscription_of_license(),
                 None => ["NULL", "NULL"],
@@ -77,11 +79,14 @@ impl Database {
                    LEFT JOIN code_rows ON code_rows.id = discount_redemptions.code_id
                   WHERE invoice_rows.id = ?1"
             ))?;
-            let (here, ids) = statement.query_row([&id.0], |row| {
+            let found = statement.query_row([&id.0], |row| {
                 let ids = ["btcpay_invoice_id", "license_id", "redemption_id"];
-                let ids = ids.map(|column| text(row, column).unwrap_or_default());
+                let ids = ids.map(|column| text(row, column));
                 Ok((read_here(row), ids))
-            })?;
+            });
+            let Some((here, ids)) = found.optional()? else {
+                return Ok(None);
+            };
             let [btcpay_id, license_id, redemption_id] = ids;
             let mut statement = self.connection.prepare(HISTORY)?;
             let history = statement.query_map(
@@ -93,7 +98,7 @@ impl Database {
                 },
                 |row| Ok(read_event(row)),
             )?;
-            Ok((here, history.collect::<rusqlite::Result<_>>()?))
+            Ok(Some((here, history.collect::<rusqlite::Result<_>>()?)))
         };
         read().map_err(|error| explain(&error, "read an invoice of", &self.path, self.deadline))
     }

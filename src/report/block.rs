@@ -16,6 +16,10 @@ const AT_ONCE: usize = 50;
 /// Lines, made safe to print.
 pub struct Block {
     lines: Vec<Line>,
+    /// The invoices that it is about, and why.
+    pub about: Vec<(InvoiceId, &'static str)>,
+    /// Whether no dry run shows it again.
+    pub is_one_off: bool,
 }
 
 enum Line {
@@ -43,7 +47,11 @@ pub fn blocks(items: &[&NeedsAttention], now: i64) -> Vec<Block> {
 
 impl Block {
     fn of(item: &NeedsAttention, now: i64) -> Self {
-        let mut block = Self { lines: Vec::new() };
+        let mut block = Self {
+            lines: Vec::new(),
+            about: vec![(item.invoice_id.clone(), item.reason)],
+            is_one_off: item.attention.is_one_off(),
+        };
         let Sale {
             buyer_email,
             product,
@@ -69,7 +77,14 @@ impl Block {
     }
 
     fn of_gone(items: &[&NeedsAttention]) -> Self {
-        let mut block = Self { lines: Vec::new() };
+        let about = items
+            .iter()
+            .map(|item| (item.invoice_id.clone(), item.reason));
+        let mut block = Self {
+            lines: Vec::new(),
+            about: about.collect(),
+            is_one_off: false,
+        };
         let ids: Vec<&InvoiceId> = items.iter().map(|item| &item.invoice_id).collect();
         block.add(&format!("{} invoices: not in btcpay", ids.len()));
         let at_once = ids.get(..AT_ONCE).unwrap_or(&ids);

@@ -363,6 +363,14 @@ impl Report {
         })
     }
 
+    /// BTCPay Server says what was paid for this invoice.
+    pub fn was_paid(&mut self, id: &InvoiceId, payments: &[Payment]) {
+        let items = self.attention.iter_mut();
+        for item in items.filter(|item| item.invoice_id == *id) {
+            item.was_paid(payments.to_vec());
+        }
+    }
+
     /// Whether what is not due is shown too.
     fn shows_all(&self) -> bool {
         self.dry_run || self.live.is_none()
@@ -474,8 +482,13 @@ impl Report {
     }
 
     /// Says on stderr what is new of what needs attention, or due to be told again, for a reader at
-    /// Unix second `now` with a terminal of so many `columns` if it is one.
-    pub fn log_attention(&self, now: i64, columns: Option<usize>) {
+    /// Unix second `now` with a terminal of so many `columns` if it is one. Gives what was told: each
+    /// invoice and its reasons.
+    pub fn log_attention(
+        &self,
+        now: i64,
+        columns: Option<usize>,
+    ) -> Vec<(InvoiceId, Vec<&'static str>)> {
         /// More are not read.
         const MOST: usize = 10;
         let due = self.attention.iter().filter(|item| item.telling.is_due());
@@ -496,6 +509,17 @@ impl Report {
         if columns.is_some() && !blocks.is_empty() {
             stderr::say("");
         }
+        let mut told: Vec<(InvoiceId, Vec<&'static str>)> = Vec::new();
+        let blocks = blocks.into_iter().enumerate();
+        // A dry run shows the others.
+        let blocks = blocks.filter(|(place, block)| *place < MOST || !block.is_one_off);
+        for (id, reason) in blocks.flat_map(|(_, block)| block.about) {
+            match told.iter_mut().find(|(other, _)| *other == id) {
+                Some((_, reasons)) => reasons.push(reason),
+                None => told.push((id, vec![reason])),
+            }
+        }
+        told
     }
 
     /// Logs what failed as errors, those of one kind once.

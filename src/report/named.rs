@@ -111,7 +111,7 @@ impl Report {
         let over = self.resolved.iter().filter(|over| over.invoice_id == *id);
         done.extend(over.map(|over| format!("over: {}", over.reason.replace('_', " "))));
         if done.is_empty() {
-            "nothing: database and BTCPay agree".into()
+            "nothing: there is nothing to do".into()
         } else if change.is_none() {
             format!("nothing; {}", done.join("; "))
         } else {

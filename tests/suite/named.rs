@@ -84,17 +84,12 @@ fn any_age_and_status_can_be_named() {
             "expired -> settled, license [..] issued",
         ),
         ("pending", "Expired", false, "pending -> expired"),
-        (
-            "pending",
-            "New",
-            false,
-            "nothing: database and BTCPay agree",
-        ),
+        ("pending", "New", false, "nothing: there is nothing to do"),
         (
             "settled",
             "Settled",
             true,
-            "nothing: database and BTCPay agree",
+            "nothing: there is nothing to do",
         ),
         (
             "settled",
@@ -106,7 +101,7 @@ fn any_age_and_status_can_be_named() {
             "expired",
             "Expired",
             false,
-            "nothing: database and BTCPay agree",
+            "nothing: there is nothing to do",
         ),
         (
             "invalid",
