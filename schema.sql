@@ -5,7 +5,7 @@
 --
 -- `reconcile` reads and writes these tables and never creates or alters any. Columns and tables of
 -- the service's own do no harm as long as its columns have defaults; those of Keysat are known (see
--- README.md). An invoice whose btcpay_invoice_id begins with 'free-' was free: BTCPay is not asked
+-- docs/keysat.md). An invoice whose btcpay_invoice_id begins with 'free-' was free: BTCPay is not asked
 -- about it. A service does well to set metadata.orderId of the invoice in BTCPay to invoices.id: then many
 -- invoices are asked for at once.
 --

@@ -42,8 +42,7 @@ pub enum Occasion {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Past {
     pub open: Vec<Noted>,
-    /// One-offs that were told.
-    done: Vec<Attention>,
+    told_one_offs: Vec<Attention>,
     pub acknowledged: Option<Acknowledged>,
 }
 
@@ -205,13 +204,12 @@ impl Past {
             }
             _ => {}
         }
-        let (open, done) = std::mem::take(&mut self.open)
+        let (open, told): (_, Vec<Noted>) = std::mem::take(&mut self.open)
             .into_iter()
             .partition(|noted| noted.one_off.is_none() || noted.told.is_none());
         self.open = open;
-        let done: Vec<Noted> = done;
-        self.done
-            .extend(done.into_iter().filter_map(|noted| noted.one_off));
+        self.told_one_offs
+            .extend(told.into_iter().filter_map(|noted| noted.one_off));
     }
 
     /// The end of everything: the invoice is gone.
@@ -246,7 +244,9 @@ impl Past {
                 ),
             })
             .unzip();
-        let news = present.into_iter().filter(|one| !self.done.contains(one));
+        let news = present
+            .into_iter()
+            .filter(|one| !self.told_one_offs.contains(one));
         let all = news.chain(again.into_iter().flatten());
         let steps = all.map(|attention| {
             let noted = |noted: &&Noted| &*noted.reason == attention.reason();

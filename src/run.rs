@@ -293,7 +293,7 @@ impl Asking<'_> {
                     return Ok(());
                 }
                 Probe::NothingPaid | Probe::NotOurs => bail!(
-                    "store {} in BTCPay Server has none of the {} invoices that were looked up, nor \
+                    "store {} in BTCPay Server has none of the invoices that were looked up ({}), nor \
                      any that was paid before. Is --store-id right, and the API key for this store? \
                      If so, they were deleted there: close them here",
                     self.btcpay.store_id(),

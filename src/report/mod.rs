@@ -231,7 +231,7 @@ pub struct Failed {
     pub error: String,
 }
 
-/// How the program ends; README.md says what each code means.
+/// How the program ends; docs/options-and-exit-codes.md says what each code means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Reconciled = 0,

@@ -485,7 +485,7 @@ fn wrong_store_is_one_message() {
                     }
                 }
                 shop.reconcile().exits(1).warns(&format!(
-                    "error: store [..] in BTCPay Server has none of the {sales} invoices[..]--store-id[..]API key[..]"
+                    "error: store [..] in BTCPay Server has none of the invoices that were looked up ({sales}), [..]--store-id[..]API key[..]"
                 ));
                 assert!(shop.everything() == before);
                 let probes = asked(&shop.btcpay.requests(), "btc-paid");
@@ -631,7 +631,7 @@ fn invoices_closed_long_ago_are_no_dead_end_where_nothing_was_paid() {
         shop.is_gone("c");
         recheck(&shop)
             .exits(1)
-            .warns("error: store [..] has none of the 3 invoices [..]--store-id[..]");
+            .warns("error: store [..] has none of the invoices that were looked up (3), [..]--store-id[..]");
 
         // This one says whose the store is.
         shop.sql("DELETE FROM invoices WHERE id = 'c'");
