@@ -2,7 +2,7 @@
 //! them is checked by packaging/verify-units.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,7 +25,10 @@ fn setting(unit: &str, name: &str, runtime: &Path) -> String {
         .replace('\u{0}', "%")
         .replace("$$", "$")
         .replace("\\\\", "\\")
-        .replace("/usr/bin/reconcile", env!("CARGO_BIN_EXE_reconcile"))
+        .replace(
+            "/usr/bin/reconcile",
+            runtime.join("program").to_str().unwrap(),
+        )
         .replace(
             "/usr/sbin/sendmail",
             runtime.join("sendmail").to_str().unwrap(),
@@ -42,26 +45,37 @@ impl Units {
         let shop = Shop::open();
         let runtime = shop.path("run");
         fs::create_dir_all(runtime.join("reconcile-shop")).unwrap();
-        let sendmail = runtime.join("sendmail");
-        fs::write(
-            &sendmail,
-            format!("#!/bin/sh\ncat >> '{}'\n", runtime.join("mail").display()),
-        )
-        .unwrap();
-        fs::set_permissions(sendmail, Permissions::from_mode(0o755)).unwrap();
-        Self { shop, runtime }
+        symlink(env!("CARGO_BIN_EXE_reconcile"), runtime.join("program")).unwrap();
+        let units = Self { shop, runtime };
+        units.mail_program(&format!(
+            "cat >> '{}'",
+            units.runtime.join("mail").display()
+        ));
+        units
     }
 
-    /// Starts a unit as systemd would: its program, then what comes after it. Gives what the program
-    /// printed and exited with.
+    fn mail_program(&self, script: &str) {
+        let sendmail = self.runtime.join("sendmail");
+        fs::write(&sendmail, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(sendmail, Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Starts a unit as systemd would.
     #[track_caller]
     fn start(&self, unit: &str, code: i32) -> Ran {
-        let ran = self.run(&setting(unit, "ExecStart", &self.runtime), code);
-        if unit != "reconcile" {
-            let after = setting(unit, "ExecStopPost", &self.runtime);
-            self.run(after.strip_prefix('+').unwrap(), 0);
-        }
-        ran
+        self.run(&setting(unit, "ExecStart", &self.runtime), code)
+    }
+
+    /// Starts a unit that mails, and what systemd starts after it. Gives what goes into the journal.
+    #[track_caller]
+    fn start_and_mail(&self, unit: &str, code: i32, mail_code: i32) -> Ran {
+        let to_file = setting(unit, "StandardError", &self.runtime);
+        let file = to_file.strip_prefix("append:").unwrap();
+        let start = setting(unit, "ExecStart", &self.runtime);
+        self.run(&format!("{start} 2>> {file}"), code).warns("");
+        let after = setting(unit, "ExecStopPost", &self.runtime);
+        let script = after.strip_prefix('+').unwrap();
+        self.run(&format!("{script} 2>> {file}"), mail_code)
     }
 
     #[track_caller]
@@ -103,12 +117,12 @@ fn minutes_unit_reconciles_and_mails_nothing() {
 fn hourly_unit_mails_what_needs_a_person_and_what_failed() {
     let units = Units::new();
     for unit in ["reconcile-hour", "reconcile-day"] {
-        units.start(unit, 0).says_nothing();
+        units.start_and_mail(unit, 0, 0).says_nothing();
         assert_eq!(units.mail(), "", "{unit}");
     }
     let late = units.shop.sale("late").there("Expired");
     late.additional("PaidLate", "0.00021").made();
-    units.start("reconcile-hour", 0).warns("");
+    let journal = units.start_and_mail("reconcile-hour", 0, 0).stdout;
     let mail = units.mail();
     let (headers, text) = mail.split_once("\n\n").unwrap();
     assert_eq!(
@@ -119,14 +133,33 @@ fn hourly_unit_mails_what_needs_a_person_and_what_failed() {
         text.starts_with("late@example.com, Pro\n21,000 sats, 1 h old: paid late\n"),
         "{mail}"
     );
-    units.start("reconcile-day", 0);
+    assert_eq!(journal, text);
+    units.start_and_mail("reconcile-day", 0, 0).says_nothing();
     assert_eq!(units.mail(), "", "it was mailed");
 
     units.shop.btcpay.revoke(btcpay::KEY);
-    units.start("reconcile-hour", 1);
+    units.start_and_mail("reconcile-hour", 1, 0);
     assert!(
         units
             .mail()
             .contains("error: BTCPay Server refused the API key")
     );
+}
+
+#[test]
+fn mail_that_could_not_be_sent_goes_with_the_next() {
+    let units = Units::new();
+    let late = units.shop.sale("late").there("Expired");
+    late.additional("PaidLate", "0.00021").made();
+    let mails = fs::read_to_string(units.runtime.join("sendmail")).unwrap();
+    units.mail_program("echo no route >&2; exit 75");
+    let journal = units.start_and_mail("reconcile-hour", 0, 75);
+    assert!(journal.stdout.ends_with("\nno route\n"));
+    units.mail_program(&mails);
+    units.start_and_mail("reconcile-hour", 0, 0);
+    let mail = units.mail();
+    assert_eq!(mail.matches("paid late").count(), 1, "{mail}");
+    assert!(!mail.contains("no route"), "{mail}");
+    units.start_and_mail("reconcile-hour", 0, 0);
+    assert_eq!(units.mail(), "");
 }
