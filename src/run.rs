@@ -194,7 +194,7 @@ struct Asking<'run> {
 
 impl Asking<'_> {
     /// Looks up each of `candidates`, then as many of those for `later` as there is time for, and
-    /// brings each into agreement before the next request.
+    /// brings each into agreement while the next request is on its way.
     fn ask_about_all(&mut self, candidates: Candidates, later: Vec<Candidates>) -> Result<()> {
         let count = candidates.len();
         let progress = Progress::of(count + later.iter().map(Candidates::len).sum::<usize>());

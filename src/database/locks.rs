@@ -3,7 +3,7 @@
 //! others get their turn.
 //!
 //! Writing happens in IMMEDIATE transactions, which take the lock before they read: what they read is
-//! still true when they write. No lock is held while BTCPay Server is asked.
+//! still true when they write. No lock waits for BTCPay Server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

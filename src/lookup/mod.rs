@@ -1,14 +1,17 @@
 //! Which requests answer which candidates: a pure plan, and the loop that carries it out.
 //!
 //! Knows BTCPay Server's answers, but neither the database nor the report. The caller decides what to
-//! do with each answer, and gets it before the next request is sent.
+//! do with each answer, and does it while the next request is on its way.
 
 mod plan;
 
 use std::collections::HashMap;
+use std::panic;
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use log::{debug, info};
 
 use crate::btcpay::{AskError, Btcpay, Listed, Page, Window};
@@ -27,7 +30,8 @@ pub enum LookedUp {
 }
 
 /// Looks up each of `candidates`, oldest first, at Unix second `now`, and hands every result to
-/// `found`.
+/// `found`. BTCPay Server is asked from a thread of its own, which is never further ahead than the
+/// request whose answer `found` gets next.
 ///
 /// # Errors
 ///
@@ -38,7 +42,30 @@ pub fn look_up(
     btcpay: &mut Btcpay,
     now: i64,
     deadline: Deadline,
-    found: impl FnMut(LookedUp) -> Result<()>,
+    mut found: impl FnMut(LookedUp) -> Result<()>,
+) -> Result<()> {
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel(0);
+        let asking = thread::Builder::new()
+            .spawn_scoped(scope, move || {
+                ask(candidates, btcpay, now, deadline, sender)
+            })
+            .context("cannot start the thread that asks BTCPay Server")?;
+        for looked_up in receiver {
+            found(looked_up)?;
+        }
+        asking
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
+fn ask(
+    candidates: Candidates,
+    btcpay: &mut Btcpay,
+    now: i64,
+    deadline: Deadline,
+    found: SyncSender<LookedUp>,
 ) -> Result<()> {
     let known = candidates.known();
     let known = known.map(|(created, id_bytes)| Known { created, id_bytes });
@@ -85,7 +112,7 @@ impl Wish {
     }
 }
 
-struct Lookup<'run, Found> {
+struct Lookup<'run> {
     plan: Plan,
     candidates: Candidates,
     /// Their places in the order of BTCPay's ids; filled when bulk is first shown.
@@ -98,10 +125,10 @@ struct Lookup<'run, Found> {
     btcpay: &'run mut Btcpay,
     began: Instant,
     deadline: Deadline,
-    found: Found,
+    found: SyncSender<LookedUp>,
 }
 
-impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
+impl Lookup<'_> {
     fn carry_out(&mut self) -> Result<(), AskError> {
         loop {
             match self.plan.next(self.began.elapsed()) {
@@ -280,7 +307,7 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
     fn hand_on(&mut self, place: usize, what: LookedUp) -> Result<(), AskError> {
         self.errors.remove(&place);
         self.not_checked -= 1;
-        (self.found)(what).map_err(AskError::Fatal)
+        self.send(what)
     }
 
     fn answered(&mut self, answered: Vec<(Candidate, Answer)>) -> Result<(), AskError> {
@@ -293,6 +320,15 @@ impl<Found: FnMut(LookedUp) -> Result<()>> Lookup<'_, Found> {
             );
         }
         self.not_checked -= answered.len();
-        (self.found)(LookedUp::Answered(answered)).map_err(AskError::Fatal)
+        self.send(LookedUp::Answered(answered))
+    }
+
+    /// # Errors
+    ///
+    /// Nobody waits for it: something could not be written, which is told by who wrote.
+    fn send(&self, what: LookedUp) -> Result<(), AskError> {
+        self.found
+            .send(what)
+            .map_err(|_| AskError::Fatal(anyhow!("nobody waits for the answers any more")))
     }
 }

@@ -104,14 +104,15 @@ fn uneventful_run_in_a_terminal_prints_summary() {
     assert!(shown.contains("0 checked; "), "{shown}");
 }
 
-/// A shop whose BTCPay Server is slow to return the first invoice.
+/// A shop whose BTCPay Server is slow.
 fn slow_shop() -> Shop {
     let shop = Shop::open();
     for id in ["a", "b", "c", "d"] {
         shop.sale(id).there("New").made();
+        shop.btcpay.when_asked_for(&format!("btc-{id}"), || {
+            thread::sleep(Duration::from_millis(250));
+        });
     }
-    shop.btcpay
-        .when_asked_for("btc-a", || thread::sleep(Duration::from_millis(700)));
     shop
 }
 
