@@ -97,16 +97,22 @@ impl Standing {
         }
     }
 
-    /// Whether `now` is no different. An amount that BTCPay Server did not tell before, and a
-    /// redemption that was cancelled since, are no difference.
+    /// Whether `now` is no different. An amount that BTCPay Server did not tell before is no difference,
+    /// nor is what takes back the sale here: it was closed since, with or without its license, or its
+    /// redemption was cancelled. The service does that by itself to an invoice that it takes for unpaid,
+    /// and a person to one that was refunded.
     fn still_is(&self, now: &Self) -> bool {
-        let was_cancelled = self.redemption == Some(RedemptionStatus::Pending)
-            && now.redemption == Some(RedemptionStatus::Cancelled);
-        self.here == now.here
-            && self.btcpay == now.btcpay
+        let was_closed = match now.here {
+            LocalStatus::Expired | LocalStatus::Invalid => true,
+            LocalStatus::Pending | LocalStatus::Settled => false,
+        };
+        let was_cancelled = now.redemption == Some(RedemptionStatus::Cancelled)
+            && (was_closed || self.redemption == Some(RedemptionStatus::Pending));
+        self.btcpay == now.btcpay
             && self.additional_status == now.additional_status
             && (self.paid_amount.is_none() || self.paid_amount == now.paid_amount)
-            && self.license_id == now.license_id
+            && (self.here == now.here || was_closed)
+            && (self.license_id == now.license_id || was_closed && now.license_id.is_none())
             && (self.redemption == now.redemption || was_cancelled)
     }
 }
@@ -628,7 +634,7 @@ mod tests {
         };
         for different in [
             Invoice {
-                status: LocalStatus::Invalid,
+                status: LocalStatus::Pending,
                 ..invoice.clone()
             },
             Invoice {

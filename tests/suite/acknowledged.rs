@@ -164,6 +164,46 @@ fn refunded_sale_that_was_closed_by_hand_stays_closed() {
 }
 
 #[test]
+fn refunded_sale_may_be_closed_after_it_was_acknowledged() {
+    const CANCEL: &str = "UPDATE discount_redemptions SET status = 'cancelled';
+                          UPDATE discount_codes SET used_count = 0;";
+    let cases: [(fn(&Shop), &str); 4] = [
+        // The service takes it for unpaid.
+        (
+            |shop| shop.sale("a").redemption("pending").made(),
+            "UPDATE invoices SET status = 'expired'",
+        ),
+        (
+            |shop| shop.sale("a").redemption("pending").made(),
+            "UPDATE invoices SET status = 'invalid'",
+        ),
+        (
+            |shop| {
+                let sale = shop.sale("a").here("settled").licensed();
+                sale.redemption("redeemed").made();
+            },
+            "UPDATE licenses SET status = 'revoked'; UPDATE invoices SET status = 'invalid'",
+        ),
+        (
+            |shop| {
+                let sale = shop.sale("a").here("settled").licensed();
+                sale.redemption("redeemed").made();
+            },
+            "UPDATE discount_redemptions SET license_id = NULL; DELETE FROM licenses;
+             UPDATE invoices SET status = 'expired'",
+        ),
+    ];
+    for (sold, closes) in cases {
+        let shop = Shop::open();
+        sold(&shop);
+        shop.acknowledges(&["a"]).exits(0);
+        shop.sql(closes);
+        shop.sql(CANCEL);
+        shop.is_at_peace();
+    }
+}
+
+#[test]
 fn change_is_held_back_until_a_person_issues_the_license() {
     let shop = Shop::open();
     shop.sale("a").redemption("pending").made();
@@ -219,7 +259,7 @@ fn difference_ends_it() {
             shop.btcpay
                 .change("btc-a", |invoice| invoice.status = "Invalid".into());
         },
-        |shop| shop.sql("UPDATE invoices SET status = 'invalid'"),
+        |shop| shop.sql("UPDATE invoices SET status = 'pending'"),
         |shop| shop.sql("UPDATE discount_redemptions SET status = 'redeemed'"),
     ];
     for (place, differs) in differences.into_iter().enumerate() {
