@@ -127,7 +127,7 @@ fn hourly_unit_mails_what_needs_a_person_and_what_failed() {
     let (headers, text) = mail.split_once("\n\n").unwrap();
     assert_eq!(
         headers,
-        "To: you@example.com\nSubject: Sales that need you (shop)\nContent-Type: text/plain; charset=utf-8"
+        "To: you@example.com\nSubject: reconcile: shop needs you\nContent-Type: text/plain; charset=utf-8"
     );
     assert!(
         text.starts_with("late@example.com, Pro\n21,000 sats, 1 h old: paid late\n"),
