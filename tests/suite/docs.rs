@@ -37,10 +37,12 @@ fn pages() -> Vec<(String, String)> {
         .collect()
 }
 
-/// The lines of a page's indented code, those that end in a backslash joined.
+/// The commands of a page's indented code, those of several lines joined: lines that end in a backslash,
+/// functions and loops.
 fn code(page: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
+    let mut commands: Vec<String> = Vec::new();
     let mut goes_on = false;
+    let mut is_block = false;
     let mut is_code = false;
     let mut before = "";
     for line in page.lines() {
@@ -51,86 +53,178 @@ fn code(page: &str) -> Vec<String> {
             continue;
         }
         let text = line.trim();
-        match lines.last_mut() {
+        match commands.last_mut() {
             Some(last) if goes_on => {
                 last.pop();
                 last.push_str(text);
             }
-            _ => lines.push(text.into()),
+            Some(last) if is_block => {
+                last.push('\n');
+                last.push_str(text);
+            }
+            _ => commands.push(text.into()),
         }
         goes_on = text.ends_with('\\');
+        is_block = (is_block || text.ends_with('{') || text.ends_with("; do"))
+            && !matches!(text, "}" | "done");
     }
-    lines
+    commands
 }
 
-/// A shop as README's set-up leaves it, and the shell in which its commands are typed.
+/// The page's command that has this in it.
+#[track_caller]
+fn command_with(page: &str, part: &str) -> String {
+    let mut found = code(&read(page)).into_iter();
+    found.find(|command| command.contains(part)).unwrap()
+}
+
+/// A shop on a server that is set up as README says: its crontab, and the shell of root.
 struct Server {
     shop: Shop,
-    folder: TempDir,
+    /// What stands for /var/lib/licensing.
+    home: PathBuf,
+    tools: TempDir,
+    crontab: String,
 }
 
 impl Server {
     fn new() -> Self {
-        let server = Self {
-            shop: Shop::open(),
-            folder: TempDir::new().unwrap(),
+        let shop = Shop::open();
+        shop.private_file("btcpay.key", btcpay::KEY);
+        let home = shop.path("");
+        Self::with_home(shop, home)
+    }
+
+    /// Nothing is there yet but a folder.
+    fn empty() -> Self {
+        let shop = Shop::open();
+        let home = shop.path("home");
+        fs::create_dir(&home).unwrap();
+        Self::with_home(shop, home)
+    }
+
+    fn with_home(shop: Shop, home: PathBuf) -> Self {
+        let mut server = Self {
+            shop,
+            home,
+            tools: TempDir::new().unwrap(),
+            crontab: String::new(),
         };
-        let bin = server.path("bin");
-        fs::create_dir(&bin).unwrap();
-        // The only things that a test cannot be: root, an editor, and a service on the Internet.
-        server.script("sudo", "shift 2; exec \"$@\"");
+        server.crontab = server.here(&read("crontab.example"));
+        fs::write(server.path("licensing.crontab"), &server.crontab).unwrap();
+        // The only things that a test cannot be: root, an editor, and services on the Internet.
+        server.script(
+            "runuser",
+            "test \"$1 $2 $3\" = '-u licensing --' && shift 3 && exec \"$@\"",
+        );
+        server.script(
+            "crontab",
+            &format!(
+                "test \"$*\" = '-l -u licensing' && cat '{}'",
+                server.path("licensing.crontab").display()
+            ),
+        );
         server.script(
             "install",
-            "while [ $# -gt 1 ]; do shift; done; : > \"$1\"; chmod 600 \"$1\"",
+            "for word; do shift; case $word in -o | licensing) ;; *) set -- \"$@\" \"$word\" ;; esac; done
+             command -p install \"$@\"",
         );
         server.script("editor", &format!("printf %s {} > \"$1\"", btcpay::KEY));
+        let mail = server.path("mail");
+        server.script("sendmail", &format!("cat > '{}'", mail.display()));
         server
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.tools.path().join(name)
     }
 
     fn script(&self, name: &str, text: &str) {
-        let path = self.path("bin").join(name);
+        let path = self.path(name);
         fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// The command with this server's paths and names in the place of the page's.
-    fn command(&self, line: &str) -> String {
-        line.replace("/var/lib/licensing", self.folder.path().to_str().unwrap())
+    /// Where this server's programs are.
+    fn programs(&self) -> String {
+        let program = Path::new(env!("CARGO_BIN_EXE_reconcile")).parent().unwrap();
+        let system = std::env::var("PATH").unwrap();
+        let tools = self.tools.path().display();
+        format!("{tools}:{}:{system}", program.display())
+    }
+
+    /// A page's text with this server's paths and names in the place of the page's.
+    fn here(&self, text: &str) -> String {
+        let tools = self.tools.path().to_str().unwrap();
+        text.replace("/var/lib/licensing/", &format!("{}/", self.home.display()))
+            .replace("/usr/share/doc/reconcile", root().to_str().unwrap())
+            .replace("/etc/", &format!("{tools}/etc/"))
+            .replace("/usr/sbin", tools)
+            .replace("PATH=/usr/local/bin", &format!("PATH={}", self.programs()))
             .replace("https://btcpay.example.com", &self.shop.btcpay.url())
             .replace("THE-STORE-ID", btcpay::STORE)
+            .replace("the-id-from-settings-general", btcpay::STORE)
             .replace("INVOICE", "a")
             .replace("keysat.db", self.path("keysat.db").to_str().unwrap())
     }
 
-    /// Types it into a shell whose environment has the crontab's settings.
+    /// Root types it into a shell that knows nothing of the crontab but by README's function.
     #[track_caller]
     fn types(&self, line: &str) -> Ran {
-        let program = Path::new(env!("CARGO_BIN_EXE_reconcile")).parent().unwrap();
-        let path = format!(
-            "{}:{}:{}",
-            self.path("bin").display(),
-            program.display(),
-            std::env::var("PATH").unwrap()
-        );
-        let mut command = Command::new("sh");
+        let function = command_with("README.md", "reconcile() {");
+        self.types_into("sh", &function, line)
+    }
+
+    #[track_caller]
+    fn types_into(&self, shell: &str, function: &str, line: &str) -> Ran {
+        let mut command = Command::new(shell);
         command
-            .args(["-c", &self.command(line)])
+            .args(["-c", &self.here(&format!("{function}\n{line}"))])
             .current_dir(root())
             .stdin(Stdio::null())
             .env_clear()
-            .env("PATH", path)
-            .env("RECONCILE_DATABASE", self.shop.database())
-            .env("BTCPAY_URL", self.shop.btcpay.url())
-            .env("BTCPAY_STORE_ID", btcpay::STORE)
-            .env("BTCPAY_API_KEY", btcpay::KEY)
-            .env("LOG", self.path("reconcile.log"))
-            .env("LOCK", self.path("reconcile.lock"));
+            .env("PATH", self.programs());
         Ran::of(command, 0)
     }
+
+    /// Runs a line of the crontab as cron does, with `settings` added at its top. What it would mail is
+    /// on stderr.
+    #[track_caller]
+    fn cron_runs(&self, line: &str, settings: &[(&str, &str)]) -> Ran {
+        let line = self.here(of_crontab(line).unwrap());
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("{{ {line}\n}} >&2; true")])
+            .stdin(Stdio::null())
+            .env_clear();
+        for setting in self.crontab.lines() {
+            let setting = setting.split_once('=');
+            if let Some((name, value)) = setting.filter(|(name, _)| is_setting(name)) {
+                command.env(name, value);
+            }
+        }
+        command.envs(
+            settings
+                .iter()
+                .map(|(name, value)| (name, self.here(value))),
+        );
+        Ran::of(command, 0).prints("")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.join("reconcile.log")).unwrap()
+    }
+}
+
+fn is_setting(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+}
+
+/// The crontab's lines: the minute's, the hour's and the day's.
+fn crontab_lines() -> Vec<String> {
+    let crontab = read("crontab.example");
+    let lines = crontab.lines().filter(|line| of_crontab(line).is_some());
+    lines.map(Into::into).collect()
 }
 
 /// A line of a crontab without when it runs; None if it is no such line.
@@ -189,17 +283,38 @@ fn readme_shows_the_demo_as_it_prints() {
 }
 
 #[test]
-fn set_up_by_the_letter_leads_to_a_first_run() {
-    let server = Server::new();
+fn set_up_by_the_letter_leads_to_runs_and_mails() {
+    let server = Server::empty();
     let readme = read("README.md");
     let (_, set_up) = readme.split_once("## Set it up").unwrap();
     let (set_up, _) = set_up.split_once("\n## ").unwrap();
-    let lines = code(&set_up.replace("       ", "    "));
-    assert_eq!(lines.len(), 4, "{lines:?}");
-    for line in lines {
-        let ran = server.types(&line);
-        assert_eq!(ran.stderr, "", "{line}");
+    let commands = code(&set_up.replace("       ", "    "));
+    let [database, file, key, look, log, mail] = &commands[..] else {
+        panic!("{commands:?}");
+    };
+    let function = "";
+    for command in [database, file, key] {
+        server.types_into("sh", function, command).says_nothing();
     }
+    let private = ["licenses.db", "btcpay.key"].map(|name| server.home.join(name));
+    for file in private {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    server.types_into("sh", function, look).warns("");
+    let for_real = look.replace("--dry-run", "");
+    server.types_into("sh", function, &for_real).warns("");
+
+    server.cron_runs(&crontab_lines()[0], &[]).says_nothing();
+    let shown = server.types_into("sh", function, log).warns("").stdout;
+    assert!(shown.starts_with("-rw-------"), "{shown}");
+    assert_eq!(server.log(), "");
+    server.types_into("sh", function, mail).says_nothing();
+    let mail = fs::read_to_string(server.path("mail")).unwrap();
+    assert_eq!(mail, "Subject: test\n");
+}
+
+fn mode(file: &Path) -> u32 {
+    fs::metadata(file).unwrap().permissions().mode() & 0o777
 }
 
 #[test]
@@ -219,8 +334,7 @@ fn every_command_does_what_is_said() {
     let mut typed = 0;
     for (_, text) in pages() {
         for line in code(&text) {
-            let first = line.split(' ').next().unwrap();
-            if !matches!(first, "reconcile" | "sqlite3") {
+            if !(line.starts_with("reconcile -") || line.starts_with("sqlite3 ")) {
                 continue;
             }
             if line.contains("--issue") {
@@ -236,6 +350,84 @@ fn every_command_does_what_is_said() {
 }
 
 #[test]
+fn commands_of_mails_work_as_they_are_in_roots_shell() {
+    let server = Server::new();
+    server.shop.sale("a").there("New").made();
+    // What a crontab may have besides.
+    let crontab = server
+        .crontab
+        .replace("you@example.com", "you@example.com, me@example.com");
+    let besides = "# A comment=with this\n\n5 4 * * * A=1 B=2 true\n@daily C=3 true\n";
+    fs::write(
+        server.path("licensing.crontab"),
+        besides.to_owned() + &crontab,
+    )
+    .unwrap();
+    // The same settings for systemd.
+    let folder = server.path("etc/reconcile");
+    fs::create_dir_all(&folder).unwrap();
+    let settings = server.here(&read("packaging/systemd/example.env"));
+    fs::write(folder.join("shop.env"), settings).unwrap();
+    fs::write(folder.join("shop.key"), btcpay::KEY).unwrap();
+    for page in ["README.md", "docs/systemd.md"] {
+        let function = command_with(page, "reconcile() {");
+        for shell in ["sh", "bash"] {
+            let shown = server
+                .types_into(shell, &function, "reconcile -n a")
+                .warns("");
+            let shown = shown.stdout;
+            assert!(shown.starts_with("invoice a "), "{page} {shell}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn units_are_installed_where_systemd_looks() {
+    let server = Server::new();
+    let page = read("docs/systemd.md");
+    let commands = code(&page);
+    let (install, _) = commands.split_at(4);
+    for command in install {
+        let command = format!("cd packaging/systemd; {command}");
+        fs::create_dir_all(server.path("etc/systemd/system")).unwrap();
+        server.types_into("sh", "", &command).says_nothing();
+    }
+    let installed = |name: &str| mode(&server.path("etc").join(name));
+    assert_eq!(installed("reconcile/shop.env"), 0o644);
+    assert_eq!(installed("reconcile/shop.key"), 0o600);
+    for unit in ["reconcile", "reconcile-hour", "reconcile-day"] {
+        for file in ["@.service", "@.timer", "@shop.service.d/user.conf"] {
+            assert_eq!(installed(&format!("systemd/system/{unit}{file}")), 0o644);
+        }
+    }
+}
+
+#[test]
+fn sale_that_was_refunded_is_over_without_a_new_license() {
+    let server = Server::new();
+    let shop = &server.shop;
+    let page = read("docs/attention.md");
+    let (_, section) = page.split_once("## After a refund").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let [revoke, acknowledge, close] = &code(section)[..] else {
+        panic!("{section}");
+    };
+    shop.sale("licensed").here("settled").licensed().made();
+    shop.sale("open").redemption("pending").made();
+    for (command, id) in [(revoke, "licensed"), (acknowledge, "open"), (close, "open")] {
+        server.types(&command.replace("INVOICE", id)).warns("");
+    }
+    for line in crontab_lines() {
+        server.cron_runs(&line, &[]).says_nothing();
+    }
+    assert_eq!(
+        shop.query("SELECT id, status FROM licenses"),
+        "lic-licensed|revoked"
+    );
+    assert_eq!(shop.state("open"), "expired, cancelled, used 0");
+}
+
+#[test]
 fn crontab_example_keeps_the_shop_and_mails_what_needs_a_person() {
     let server = Server::new();
     let shop = &server.shop;
@@ -244,20 +436,31 @@ fn crontab_example_keeps_the_shop_and_mails_what_needs_a_person() {
         .there("Expired")
         .additional("PaidLate", "0.00021")
         .made();
-    let crontab = read("crontab.example");
-    let lines: Vec<&str> = crontab.lines().filter_map(of_crontab).collect();
-    assert_eq!(lines.len(), 3);
-    server.types(lines[0]).says_nothing();
+    let [minute, hour, day] = &crontab_lines()[..] else {
+        panic!("not three lines");
+    };
+    server.cron_runs(minute, &[]).says_nothing();
     assert_eq!(shop.state("paid"), "settled, licensed");
-    let log = server.path("reconcile.log");
-    assert_eq!(
-        fs::metadata(&log).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    let mailed = server.types(lines[1]);
-    mailed.prints("").tells(&[("late", "paid_late")]);
-    server.types(lines[2]).says_nothing();
-    assert!(fs::read_to_string(log).unwrap().contains("paid late"));
+    assert_eq!(mode(&server.home.join("reconcile.log")), 0o600);
+    server.cron_runs(hour, &[]).tells(&[("late", "paid_late")]);
+    server.cron_runs(day, &[]).says_nothing();
+
+    shop.sale("last")
+        .there("Expired")
+        .additional("PaidLate", "0.00021")
+        .made();
+    server.cron_runs(day, &[]).tells(&[("last", "paid_late")]);
+    // Both were told by mail, and the first by the minute's run as well.
+    assert_eq!(server.log().matches(" old: paid late\n").count(), 3);
+
+    shop.btcpay.revoke(btcpay::KEY);
+    for line in [hour, day] {
+        let error = "error: BTCPay Server refused the API key";
+        let mailed = server.cron_runs(line, &[]).stderr;
+        assert!(mailed.starts_with(error), "{mailed}");
+        let log = server.log();
+        assert!(log.contains(&mailed), "{log}");
+    }
 }
 
 #[test]
@@ -265,7 +468,7 @@ fn crontab_example_names_settings_that_exist() {
     let help = Run::bare().flag("--help").exits(0).stdout;
     for line in read("crontab.example").lines() {
         let setting = line.trim_start_matches('#').split_once('=');
-        let Some((name, _)) = setting.filter(|(name, _)| !name.contains(' ')) else {
+        let Some((name, _)) = setting.filter(|(name, _)| is_setting(name)) else {
             continue;
         };
         let is_crons = matches!(name, "MAILTO" | "PATH" | "LOG" | "LOCK");
@@ -273,51 +476,95 @@ fn crontab_example_names_settings_that_exist() {
     }
 }
 
-/// A program that keeps what is posted to it, where curl would post it.
+/// A server whose curl keeps what it is given, where it would post it: options, and what is in files.
 fn posting_server() -> (Server, PathBuf) {
     let server = Server::new();
     let posted = server.path("posted");
-    server.script(
-        "curl",
-        &format!("printf '%s\\n' \"$@\" >> '{}'", posted.display()),
-    );
+    server.can_post();
     (server, posted)
+}
+
+impl Server {
+    fn can_post(&self) {
+        self.script(
+            "curl",
+            &format!(
+                "for word; do case $word in @*) cat \"${{word#@}}\" ;; *) echo \"$word\" ;; esac; done >> '{}'",
+                self.path("posted").display()
+            ),
+        );
+    }
+
+    fn cannot_post(&self) {
+        self.script("curl", "echo 'curl: (7) cannot connect' >&2; exit 7");
+    }
 }
 
 #[test]
 fn what_needs_a_person_can_be_posted_in_the_place_of_a_mail() {
-    let (server, posted) = posting_server();
-    let attention = read("docs/attention.md");
-    let lines = code(&attention);
-    let line = lines.iter().find(|line| line.contains("$NTFY")).unwrap();
-    let line = format!(
-        "NTFY=https://ntfy.example.com/shop; {}",
-        of_crontab(line).unwrap()
-    );
-    server.types(&line).says_nothing();
-    assert!(!posted.exists(), "nothing to say, nothing posted");
-    let sale = server.shop.sale("late").there("Expired");
-    sale.additional("PaidLate", "0.00021").made();
-    server.types(&line).says_nothing();
-    let posted = fs::read_to_string(posted).unwrap();
-    assert!(posted.contains("late@example.com, Pro\n"), "{posted}");
-    assert!(posted.contains("ntfy.example.com/shop"), "{posted}");
+    let commands = code(&read("docs/cron.md"));
+    let lines: Vec<&String> = commands
+        .iter()
+        .filter(|line| line.contains("$NTFY"))
+        .collect();
+    let instead = &crontab_lines()[1..];
+    assert_eq!(lines.len(), instead.len());
+    let settings = [
+        ("NTFY", "https://ntfy.example.com/shop"),
+        ("UNSENT", "/var/lib/licensing/reconcile.unsent"),
+    ];
+    for (line, instead) in lines.into_iter().zip(instead) {
+        // It does what the line does that it replaces.
+        let when = |line: &str| line.split(' ').take(5).collect::<Vec<_>>().join(" ");
+        assert_eq!(when(line), when(instead));
+        let (_, run) = instead.split_once("umask").unwrap();
+        assert!(line.contains(run), "{line}");
+
+        let (server, posted) = posting_server();
+        let unsent = server.home.join("reconcile.unsent");
+        server.cron_runs(line, &settings).says_nothing();
+        assert!(!posted.exists(), "nothing to say, nothing posted");
+
+        server.cannot_post();
+        let sale = server.shop.sale("late").there("Expired");
+        sale.additional("PaidLate", "0.00021").made();
+        server.cron_runs(line, &settings).says_nothing();
+        assert_eq!(mode(&unsent), 0o600);
+        let log = server.log();
+        assert!(log.contains("late@example.com, Pro\n"), "{log}");
+        assert!(log.ends_with("curl: (7) cannot connect\n"), "{log}");
+
+        // It goes with the next, which has an error to tell besides; and then no more.
+        server.can_post();
+        server.shop.btcpay.revoke(btcpay::KEY);
+        server.shop.sale("a").made();
+        server.cron_runs(line, &settings).says_nothing();
+        server
+            .shop
+            .btcpay
+            .gives(btcpay::KEY, &["btcpay.store.canviewinvoices"]);
+        server.cron_runs(line, &settings).says_nothing();
+        let posted = fs::read_to_string(posted).unwrap();
+        for text in [
+            "late@example.com, Pro\n",
+            "\nerror: BTCPay Server refused the API key",
+            "\nhttps://ntfy.example.com/shop\n",
+        ] {
+            assert_eq!(posted.matches(text).count(), 1, "{posted}");
+        }
+        assert!(!unsent.exists());
+    }
 }
 
 #[test]
 fn sign_of_life_carries_the_exit_code_and_mails_nothing() {
     let (server, posted) = posting_server();
-    let attention = read("docs/attention.md");
-    let lines = code(&attention);
-    let line = lines.iter().find(|line| line.contains("$ALIVE")).unwrap();
-    let line = format!(
-        "ALIVE=https://alive.example.com/x; {}",
-        of_crontab(line).unwrap()
-    );
-    server.types(&line).says_nothing();
+    let line = command_with("docs/cron.md", "$ALIVE");
+    let settings = [("ALIVE", "https://alive.example.com/x")];
+    server.cron_runs(&line, &settings).says_nothing();
     server.shop.btcpay.revoke(btcpay::KEY);
     server.shop.sale("a").made();
-    server.types(&line).says_nothing();
+    server.cron_runs(&line, &settings).says_nothing();
     let posted = fs::read_to_string(posted).unwrap();
     let pinged: Vec<&str> = posted
         .lines()
@@ -331,9 +578,8 @@ fn sign_of_life_carries_the_exit_code_and_mails_nothing() {
         ]
     );
     // The monitor is down.
-    server.script("curl", "echo curl: cannot connect >&2; exit 7");
-    let line = format!("{line} || true");
-    server.types(&line).says_nothing();
+    server.cannot_post();
+    server.cron_runs(&line, &settings).says_nothing();
 }
 
 #[test]
