@@ -44,7 +44,9 @@ impl Shop {
     }
 }
 
-type Trouble = (fn(&Shop), &'static str);
+type Sold = fn(&Shop);
+
+type Trouble = (Sold, &'static str);
 
 const TROUBLES: [Trouble; 6] = [
     (|shop| shop.was_paid_late("a"), "paid_late"),
@@ -167,7 +169,7 @@ fn refunded_sale_that_was_closed_by_hand_stays_closed() {
 fn refunded_sale_may_be_closed_after_it_was_acknowledged() {
     const CANCEL: &str = "UPDATE discount_redemptions SET status = 'cancelled';
                           UPDATE discount_codes SET used_count = 0;";
-    let cases: [(fn(&Shop), &str); 4] = [
+    let cases: [(Sold, &str); 4] = [
         // The service takes it for unpaid.
         (
             |shop| shop.sale("a").redemption("pending").made(),
