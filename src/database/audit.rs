@@ -45,7 +45,7 @@ pub fn note(
     )
 }
 
-/// Adds a row of this program's about an invoice.
+/// Adds a row of this program's about an invoice, with what is known of its ids.
 ///
 /// # Errors
 ///
@@ -59,7 +59,7 @@ pub fn note_of_invoice(
 ) -> Result<()> {
     if let Some(fields) = details.as_object_mut() {
         fields.insert("invoice_id".into(), json!(id));
-        fields.insert("btcpay_invoice_id".into(), json!(btcpay_id));
+        fields.extend(btcpay_id.map(|id| ("btcpay_invoice_id".into(), json!(id))));
     }
     let note_of = [OURS, action, "invoice", &id.0];
     note(savepoint, note_of, &details.to_string(), now)

@@ -804,3 +804,34 @@ fn license_given_despite_an_acknowledgement_ends_it() {
     shop.sql("DELETE FROM licenses; UPDATE invoices SET status = 'pending'");
     shop.recheck().exits(0).tells(&[("a", "license_deleted")]);
 }
+
+#[test]
+fn notes_have_no_field_that_is_not_known() {
+    let shop = Shop::open();
+    shop.is_paid_late("late");
+    shop.is_paid_late("gone");
+    shop.reconcile().exits(0);
+    shop.seconds_pass(DAY);
+    // A reminder knows one of the ids, and so does the end of what is no longer there.
+    shop.recheck().exits(0).says("invoice late");
+    shop.sql("DELETE FROM invoices WHERE id = 'gone'");
+    shop.recheck().exits(0);
+    assert_eq!(
+        shop.query(
+            "SELECT target_id, action, json_type(details_json, '$.btcpay_invoice_id')
+               FROM audit_log WHERE actor_kind = 'reconcile' AND details_json LIKE '%null%'"
+        ),
+        ""
+    );
+    assert_eq!(
+        shop.query(
+            "SELECT target_id, action, details_json -> '$.btcpay_invoice_id'
+               FROM audit_log WHERE actor_kind = 'reconcile' ORDER BY target_id, action"
+        ),
+        "gone|attention.noted|\"btc-gone\"\n\
+         gone|attention.reminded|NULL\n\
+         gone|attention.resolved|NULL\n\
+         late|attention.noted|\"btc-late\"\n\
+         late|attention.reminded|NULL"
+    );
+}
