@@ -1,13 +1,13 @@
--- The contract between a licensing service and `reconcile`. The service owns the database; a new
--- one is made with
+-- The contract between a licensing service and `reconcile`. The service owns the database. To make a
+-- new one:
 --
 --     sqlite3 licenses.db < schema.sql
 --
--- `reconcile` reads and writes these tables and never creates or alters any. Columns and tables of
--- the service's own do no harm as long as its columns have defaults; those of Keysat are known (see
+-- `reconcile` reads and writes these tables and never creates or alters any. The service may have columns
+-- and tables of its own, as long as such columns have defaults; those of Keysat are known (see
 -- docs/keysat.md). An invoice whose btcpay_invoice_id begins with 'free-' was free: BTCPay is not asked
--- about it. A service does well to set metadata.orderId of the invoice in BTCPay to invoices.id: then many
--- invoices are asked for at once.
+-- about it. A service should set the metadata.orderId of its invoices in BTCPay to invoices.id, so that many
+-- invoices can be asked for at once.
 --
 -- Times are ISO 8601 text in UTC: 2026-11-23T20:13:59Z, 2026-11-23T20:13:59.123456+00:00 or
 -- 2026-11-23 20:13:59. Durations are seconds, amounts are sats.
@@ -25,8 +25,8 @@ CREATE TABLE products (
 );
 
 -- What a license of a product grants. A license takes these terms when it is issued: those of the
--- invoice's own policy, else of the product's active policy 'default', else of its first active one
--- by name.
+-- invoice's own policy; failing that, of the product's active policy 'default'; failing that, of its first
+-- active policy by name.
 CREATE TABLE policies (
   id                TEXT PRIMARY KEY NOT NULL,
   product_id        TEXT NOT NULL REFERENCES products (id),
@@ -44,7 +44,7 @@ CREATE TABLE policies (
   UNIQUE (product_id, slug)
 );
 
--- A sale, from the moment that the buyer is sent to BTCPay Server's checkout.
+-- A sale, from the moment the buyer is sent to BTCPay Server's checkout.
 CREATE TABLE invoices (
   id                TEXT PRIMARY KEY NOT NULL,
   btcpay_invoice_id TEXT NOT NULL UNIQUE,
@@ -67,11 +67,11 @@ CREATE INDEX invoices_status_created ON invoices (status, created_at);
 CREATE INDEX invoices_created_unreadable ON invoices (status)
   WHERE (created_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9][T ]*') IS NOT TRUE;
 
--- The signed key that the buyer sees is derived from this row by the service.
+-- The service derives the signed key that the buyer sees from this row.
 CREATE TABLE licenses (
   id                TEXT PRIMARY KEY NOT NULL,
   product_id        TEXT NOT NULL REFERENCES products (id),
-  invoice_id        TEXT UNIQUE REFERENCES invoices (id), -- one a sale; NULL: a gift, or by hand
+  invoice_id        TEXT UNIQUE REFERENCES invoices (id), -- one per sale; NULL: a gift, or by hand
   policy_id         TEXT REFERENCES policies (id),
   status            TEXT NOT NULL DEFAULT 'active'
                     CHECK (status IN ('active', 'suspended', 'revoked')),
@@ -111,8 +111,8 @@ CREATE TABLE discount_codes (
   updated_at            TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
 );
 
--- A code used on an invoice. It holds one of the code's slots from the start; it is redeemed when
--- the invoice settles, and gives the slot back when it is cancelled.
+-- A code used on an invoice. It takes one of the code's slots from the start, is redeemed when the invoice
+-- settles, and gives the slot back when it is cancelled.
 CREATE TABLE discount_redemptions (
   id                    TEXT PRIMARY KEY NOT NULL,
   code_id               TEXT NOT NULL REFERENCES discount_codes (id),
@@ -127,16 +127,16 @@ CREATE TABLE discount_redemptions (
   updated_at            TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
 );
 
--- The redemptions whose invoice may have been closed or settled without them.
+-- Redemptions whose invoice may have been closed or settled without them.
 CREATE INDEX discount_redemptions_pending ON discount_redemptions (invoice_id)
   WHERE status = 'pending';
 
--- Who changed what. `reconcile` writes actor_kind 'reconcile'; the actions invoice.settled,
--- invoice.expired, invoice.invalid, license.issued (decided_by 'person' with
--- --issue), redemption.redeemed, redemption.cancelled, sale.completed; and in details_json invoice_id,
--- btcpay_invoice_id, and the invoice's status before and after (from, to). What needs a person lives
--- here too: attention.noted (reason, amounts), attention.reminded, attention.resolved,
--- attention.acknowledged (what stands). Rows of these kinds must be kept.
+-- Who changed what. `reconcile` writes rows with actor_kind 'reconcile'. Their actions are invoice.settled,
+-- invoice.expired, invoice.invalid, license.issued (decided_by 'person' with --issue),
+-- redemption.redeemed, redemption.cancelled and sale.completed; details_json has invoice_id,
+-- btcpay_invoice_id, and the invoice's status before and after (from, to). What needs a person is recorded
+-- here too: attention.noted (reason, amounts), attention.reminded, attention.resolved and
+-- attention.acknowledged (what was accepted). Never delete rows of these kinds.
 CREATE TABLE audit_log (
   id           INTEGER PRIMARY KEY AUTOINCREMENT,
   actor_kind   TEXT NOT NULL,
@@ -150,5 +150,5 @@ CREATE TABLE audit_log (
   occurred_at  TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
 );
 
--- What was noted, without reading the whole log.
+-- Finds what was noted without reading the whole log.
 CREATE INDEX audit_log_action ON audit_log (action, actor_kind);

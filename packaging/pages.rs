@@ -17,10 +17,10 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 const DESCRIPTION: &str = "\
-Started by cron every minute, reconcile asks BTCPay Server what became of the invoices in question, and
-brings the SQLite database of a licensing service into agreement with it: licenses issued, dead
-invoices closed, discount slots freed. When there is nothing to say, it says nothing. What only a person
-can decide is told on stderr.";
+Started by cron every minute, reconcile asks BTCPay Server what became of each open invoice and brings the
+SQLite database of a licensing service into agreement: it issues the missing licenses, closes dead invoices
+and frees their discount slots. When there is nothing to say, it says nothing. When only a person can
+decide, it says so on stderr.";
 
 const SEE_ALSO: &str = "\
 See also:
