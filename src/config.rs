@@ -140,7 +140,7 @@ impl Config {
 
 /// Where the API key belongs, for someone who typed it.
 pub const KEY_ON_COMMAND_LINE: &str = "\
-This looks like an API key, which belongs into a file that only this user can
+This looks like an API key, which belongs in a file that only this user can
 read. Name that file in --api-key-file (BTCPAY_API_KEY_FILE).";
 
 /// The key must not be printed in what is wrong with the options either.

@@ -129,7 +129,7 @@ fn run_until_stopped(
     report.other_provider = listing.other_provider;
     if listing.other_provider > 0 {
         info!(
-            "other_provider: skipping {} invoices of another payment provider or store",
+            "skipped invoices of another payment provider or store (other_provider): {}",
             listing.other_provider
         );
     }

@@ -76,7 +76,7 @@ impl std::error::Error for TooOld {}
 impl fmt::Display for TooOld {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(
-            "BTCPay Server does not say of which store an invoice is (storeId), so it is older than \
+            "BTCPay Server does not say which store an invoice belongs to (storeId), so it is older than \
              1.2.0. Update it to 1.2.0 or newer",
         )
     }

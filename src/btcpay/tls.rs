@@ -207,9 +207,9 @@ fn refused(why: &CertificateError, server: &Url) -> Error {
 
 /// What answers there is probably plain http.
 fn no_tls(server: &Url) -> String {
-    let what = format!("{server} answers, but not by TLS: that port is probably for plain http");
+    let what = format!("{server} answers, but without TLS: that port is probably for plain http");
     match with_scheme(server, "http") {
-        Some(http) if is_near(&http) => format!("{what}. Is --btcpay-url rather {http}?"),
+        Some(http) if is_near(&http) => format!("{what}. Should --btcpay-url be {http}?"),
         Some(_) | None => format!("{what}. Set --btcpay-url to BTCPay Server's https port"),
     }
 }

@@ -188,7 +188,7 @@ impl Transport {
         if response.expects_tls() {
             let came = Self::what_came(&response);
             return Err(AskError::Fatal(anyhow!(
-                "{} is an https port, which was asked by plain http ({}: {came}). {}",
+                "{} is an https port, but was asked over plain http ({}: {came}). {}",
                 self.server,
                 response.status.as_u16(),
                 self.right_scheme()
@@ -240,7 +240,7 @@ impl Transport {
             let shown = secret::without_any(to);
             if path::is_page(to, &response.asked) {
                 return anyhow!(
-                    "BTCPay Server redirects to {shown} ({status}), a page for people. {}",
+                    "BTCPay Server redirects to {shown} ({status}), a web page. {}",
                     self.right_address()
                 );
             }
@@ -260,7 +260,7 @@ impl Transport {
     /// Advice if there is no API.
     pub fn right_address(&self) -> String {
         match path::likely(&self.server) {
-            Some(likely) => format!("Is --btcpay-url rather {likely}?"),
+            Some(likely) => format!("Should --btcpay-url be {likely}?"),
             None => ANOTHER_SERVER.into(),
         }
     }
@@ -373,7 +373,7 @@ impl Transport {
     /// Advice if plain http meets a server that expects TLS.
     fn right_scheme(&self) -> String {
         match tls::with_scheme(&self.server, "https") {
-            Some(https) => format!("Is --btcpay-url rather {https}?"),
+            Some(https) => format!("Should --btcpay-url be {https}?"),
             None => ANOTHER_SERVER.into(),
         }
     }

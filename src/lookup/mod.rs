@@ -91,7 +91,10 @@ fn ask(
 }
 
 fn left_over(not_checked: usize) -> String {
-    format!("{not_checked} invoices were not checked")
+    match not_checked {
+        1 => "1 invoice was not checked".into(),
+        _ => format!("{not_checked} invoices were not checked"),
+    }
 }
 
 /// A wish to be left alone.

@@ -151,8 +151,7 @@ pub fn advice(
         .run(IF_NONE_IS_OWED, acknowledge(&invoice.id)),
         Attention::LicenseDeleted(deletion) => license_deleted(invoice, deletion),
         Attention::PolicyMissing(id) => Advice::new(format!(
-            "Paid, but its policy {id} does not exist any more, so that nobody knows the terms of its \
-             license"
+            "Paid, but its policy {id} no longer exists, so the terms of its license are unknown"
         ))
         .run(
             "To issue it on the product's default terms",
@@ -161,7 +160,7 @@ pub fn advice(
         .run(IF_ONE_EXISTS, link_to_be_named(invoice))
         .run(IF_NONE_IS_OWED, acknowledge(&invoice.id)),
         Attention::ProductMissing(id) => Advice::new(format!(
-            "Paid, but its product {id} does not exist any more"
+            "Paid, but its product {id} no longer exists"
         ))
         .say("Restore the product: the next run issues the license")
         .run("Or refund the buyer, then", acknowledge(&invoice.id))
@@ -425,7 +424,7 @@ fn missed_work(missed: &Missed, invoice: &Invoice, what: &str, not_done: &str) -
         advice = advice.say(revoke(id));
     }
     if missed.may_be_purchase {
-        let only = "Only its note says that it was no purchase. If it was one,";
+        let only = "Only its note says that it was not a purchase. If it was one,";
         advice = match (&invoice.license, surplus) {
             (License::None, _) => {
                 advice.run(&format!("{only} issue its license"), issue(&invoice.id))

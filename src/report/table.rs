@@ -60,10 +60,10 @@ impl Outcome {
         match self {
             Self::LicenseIssued => "Paid: settled, license issued",
             Self::LicenseKept => "Paid: settled, existing license kept",
-            Self::Completed => "Settled already: what is missing is added",
+            Self::Completed => "Already settled: missing parts added",
             Self::Expired => "Not paid: closed as expired",
             Self::Invalid => "Not paid: closed as invalid",
-            Self::SlotFreed => "Closed already: discount slot freed",
+            Self::SlotFreed => "Already closed: discount slot freed",
         }
     }
 }

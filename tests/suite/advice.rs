@@ -415,7 +415,7 @@ const REDELIVER: &str = "Redeliver the invoice's InvoiceSettled webhook";
 const BY_HAND_IN_THE_SERVICE: &str = "If that does not help, do it by hand";
 const DONE: &str = "Once it is done, or refunded";
 const SURPLUS: &str = "Revoke license surplus";
-const IF_A_PURCHASE: &str = "Only its note says that it was no purchase";
+const IF_A_PURCHASE: &str = "Only its note says that it was not a purchase";
 
 const MISSED: [Case; 9] = [
     Case {

@@ -376,7 +376,7 @@ fn likely_address_is_named() {
         ("/btcpay", "no BTCPay Server API at [..]/btcpay (404: [..])"),
     ] {
         let wrong = shop.btcpay.url() + path;
-        let expected = format!("error: {what}. Is --btcpay-url rather {right}?");
+        let expected = format!("error: {what}. Should --btcpay-url be {right}?");
         shop.reconcile()
             .option("--btcpay-url", &wrong)
             .exits(1)
@@ -390,7 +390,7 @@ fn likely_address_is_named() {
             .fails(what, Fault::Answer(302, login, String::new()));
     }
     shop.reconcile().exits(1).warns(
-        "error: BTCPay Server redirects to /login?ReturnUrl=%2Fstores (302 Found), a page for people. Is --btcpay-url the address of BTCPay Server itself, path included?",
+        "error: BTCPay Server redirects to /login?ReturnUrl=%2Fstores (302 Found), a web page. Is --btcpay-url the address of BTCPay Server itself, path included?",
     );
 }
 

@@ -38,7 +38,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
         .option("--btcpay-url", &(shop.btcpay.url() + "/btcpay"))
         .exits(1)
         .warns(
-            "error: no BTCPay Server API at [..]/btcpay (404: [..]). Is --btcpay-url rather [..]/?",
+            "error: no BTCPay Server API at [..]/btcpay (404: [..]). Should --btcpay-url be [..]/?",
         );
 
     // http instead of https: a proxy redirects to https.

@@ -288,7 +288,7 @@ fn plain_http_to_an_https_port_is_told() {
         fails(
             shop.reconcile(),
             &format!(
-                "error: http://[..]/ is an https port, which was asked by plain http (400: [..]). Is --btcpay-url rather {https}/?"
+                "error: http://[..]/ is an https port, but was asked over plain http (400: [..]). Should --btcpay-url be {https}/?"
             ),
         );
     }
@@ -304,7 +304,7 @@ fn plain_http_to_an_https_port_is_told() {
             .flag("-n")
             .flag("a"),
         &format!(
-            "error: [..]what answers at {http}/ does not speak plain http ([..]). Is --btcpay-url rather {https}/?"
+            "error: [..]what answers at {http}/ does not speak plain http ([..]). Should --btcpay-url be {https}/?"
         ),
     );
 }
@@ -337,7 +337,7 @@ fn https_to_a_port_for_plain_http_is_told() {
         shop.reconcile()
             .option("--btcpay-url", &format!("https://{address}")),
         &format!(
-            "error: https://{address}/ answers, but not by TLS: that port is probably for plain http. Is --btcpay-url rather http://{address}/?"
+            "error: https://{address}/ answers, but without TLS: that port is probably for plain http. Should --btcpay-url be http://{address}/?"
         ),
     );
 }
@@ -569,7 +569,7 @@ fn btcpay_before_1_2_is_told_to_be_too_old() {
     }
     fails(
         shop.reconcile(),
-        "error: BTCPay Server does not say of which store an invoice is (storeId), so it is older than 1.2.0. Update it to 1.2.0 or newer",
+        "error: BTCPay Server does not say which store an invoice belongs to (storeId), so it is older than 1.2.0. Update it to 1.2.0 or newer",
     );
     assert_eq!(shop.state("a"), "pending");
 }

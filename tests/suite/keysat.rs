@@ -727,7 +727,7 @@ fn only_invoices_of_our_store_are_checked() {
     let ran = shop.reconcile().flag("-v").exits(0);
     assert!(
         ran.stderr.contains(
-            "info: other_provider: skipping 1 invoices of another payment provider or store"
+            "info: skipped invoices of another payment provider or store (other_provider): 1"
         ),
         "{}",
         ran.stderr
