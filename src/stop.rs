@@ -26,6 +26,9 @@ const SAME_WISH: Duration = Duration::from_secs(1);
 /// How often a wait looks for a signal.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Whether every deadline counts as reached.
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
+
 static RECEIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
 /// Whether the next signal ends the program at once.
@@ -97,6 +100,14 @@ impl Signal {
     }
 }
 
+/// Does `what` while every deadline counts as reached.
+pub fn at_once<T>(what: impl FnOnce() -> T) -> T {
+    AT_ONCE.store(true, Ordering::Relaxed);
+    let done = what();
+    AT_ONCE.store(false, Ordering::Relaxed);
+    done
+}
+
 /// Reached when its time has come, or a signal.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
@@ -153,7 +164,7 @@ impl Deadline {
     }
 
     fn left(self) -> Duration {
-        if Signal::received().is_some() {
+        if Signal::received().is_some() || AT_ONCE.load(Ordering::Relaxed) {
             return Duration::ZERO;
         }
         self.at.map_or(Duration::MAX, |at| {

@@ -7,7 +7,7 @@ mod plan;
 
 use std::collections::HashMap;
 use std::panic;
-use std::sync::mpsc::{self, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use log::{debug, info};
 use crate::btcpay::{AskError, Btcpay, Listed, Page, Window};
 use crate::candidates::{Candidate, Candidates};
 use crate::invoice::{Answer, BtcpayInvoiceId, InvoiceId};
-use crate::stop::{Deadline, OutOfTime};
+use crate::stop::{self, Deadline, OutOfTime};
 use plan::{Known, Plan, Step, Unanswered};
 
 /// What became of some of the candidates.
@@ -42,22 +42,42 @@ pub fn look_up(
     btcpay: &mut Btcpay,
     now: i64,
     deadline: Deadline,
-    mut found: impl FnMut(LookedUp) -> Result<()>,
+    found: impl FnMut(LookedUp) -> Result<()>,
 ) -> Result<()> {
     thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel(0);
+        let (answers, to_find) = mpsc::sync_channel(0);
         let asking = thread::Builder::new()
             .spawn_scoped(scope, move || {
-                ask(candidates, btcpay, now, deadline, sender)
+                ask(candidates, btcpay, now, deadline, answers)
             })
             .context("cannot start the thread that asks BTCPay Server")?;
-        for looked_up in receiver {
-            found(looked_up)?;
+        let asked = || {
+            asking
+                .join()
+                .unwrap_or_else(|panic| panic::resume_unwind(panic))
+        };
+        match find(to_find, deadline, found) {
+            Ok(()) => asked(),
+            Err(error) => {
+                let _ = stop::at_once(asked);
+                Err(error)
+            }
         }
-        asking
-            .join()
-            .unwrap_or_else(|panic| panic::resume_unwind(panic))
     })
+}
+
+/// Hands on what comes, until nothing more does or the deadline is reached.
+fn find(
+    to_find: Receiver<LookedUp>,
+    deadline: Deadline,
+    mut found: impl FnMut(LookedUp) -> Result<()>,
+) -> Result<()> {
+    while !deadline.is_reached()
+        && let Ok(looked_up) = to_find.recv()
+    {
+        found(looked_up)?;
+    }
+    Ok(())
 }
 
 fn ask(
@@ -65,7 +85,7 @@ fn ask(
     btcpay: &mut Btcpay,
     now: i64,
     deadline: Deadline,
-    found: SyncSender<LookedUp>,
+    answers: SyncSender<LookedUp>,
 ) -> Result<()> {
     let known = candidates.known();
     let known = known.map(|(created, id_bytes)| Known { created, id_bytes });
@@ -80,7 +100,7 @@ fn ask(
         btcpay,
         began: Instant::now(),
         deadline,
-        found,
+        answers,
     };
     let result = lookup.carry_out();
     let not_checked = lookup.not_checked;
@@ -128,7 +148,7 @@ struct Lookup<'run> {
     btcpay: &'run mut Btcpay,
     began: Instant,
     deadline: Deadline,
-    found: SyncSender<LookedUp>,
+    answers: SyncSender<LookedUp>,
 }
 
 impl Lookup<'_> {
@@ -309,8 +329,7 @@ impl Lookup<'_> {
 
     fn hand_on(&mut self, place: usize, what: LookedUp) -> Result<(), AskError> {
         self.errors.remove(&place);
-        self.not_checked -= 1;
-        self.send(what)
+        self.send(what, 1)
     }
 
     fn answered(&mut self, answered: Vec<(Candidate, Answer)>) -> Result<(), AskError> {
@@ -322,16 +341,20 @@ impl Lookup<'_> {
                 answer.status.word()
             );
         }
-        self.not_checked -= answered.len();
-        self.send(LookedUp::Answered(answered))
+        let count = answered.len();
+        self.send(LookedUp::Answered(answered), count)
     }
 
+    /// Hands on what became of `count` candidates.
+    ///
     /// # Errors
     ///
-    /// Nobody waits for it: something could not be written, which is told by who wrote.
-    fn send(&self, what: LookedUp) -> Result<(), AskError> {
-        self.found
+    /// Nobody takes it: there is no time left, or something could not be written.
+    fn send(&mut self, what: LookedUp, count: usize) -> Result<(), AskError> {
+        self.answers
             .send(what)
-            .map_err(|_| AskError::Fatal(anyhow!("nobody waits for the answers any more")))
+            .map_err(|_| AskError::Stopped(None))?;
+        self.not_checked -= count;
+        Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! Many invoices at once: a run asks for them in groups of order ids, or pages through the store's list
 //! where most of it is in question, and fetches by id any invoice that neither shows.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -275,23 +276,12 @@ fn each_page_is_written_while_the_next_is_asked_for() {
     let shop = Shop::open();
     shop.many_sales(1200, ALL_SETTLED);
     let service = shop.connection();
-    let (written, seen) = mpsc::channel();
+    let (written, is_written) = mpsc::channel();
+    let (answered, is_answered) = mpsc::channel();
     shop.btcpay.when_asked_for("later page", move || {
-        let asked = Instant::now();
-        loop {
-            let settled: i64 = service
-                .query_row(
-                    "SELECT count(*) FROM invoices WHERE status = 'settled'",
-                    [],
-                    |row| row.get(0),
-                )
-                .unwrap();
-            if settled >= 100 || asked.elapsed() > Duration::from_secs(5) {
-                written.send(settled).unwrap();
-                break;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
+        answered
+            .send(is_written.recv_timeout(Duration::from_secs(5)))
+            .unwrap();
         service
             .execute(
                 "UPDATE invoices SET buyer_note = 'the service can write'",
@@ -299,9 +289,14 @@ fn each_page_is_written_while_the_next_is_asked_for() {
             )
             .expect("no lock waits for an answer");
     });
-    shop.reconcile().exits(0);
-    let settled = seen.try_recv().unwrap();
-    assert!(settled >= 100, "{settled}");
+    let mut command = shop.reconcile().command();
+    let mut run = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut changes = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert_eq!(changes.by_ref().take(100).count(), 100);
+    written.send(()).unwrap();
+    is_answered.recv().unwrap().expect("written in time");
+    assert_eq!(changes.count(), 1100 + 1);
+    assert!(run.wait().unwrap().success());
     assert_eq!(shop.statuses(), "1200 settled");
 }
 

@@ -5,7 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -314,6 +315,38 @@ fn change_in_a_replaced_database_is_not_told() {
         let error = report["error"].as_str().unwrap();
         assert!(error.contains("replaced"), "{error}");
     }
+}
+
+#[test]
+fn failed_write_ends_what_is_being_asked() {
+    let shop = Shop::open();
+    let backup = shop.path("backup.db");
+    let ids = ["a", "b", "c"];
+    for id in ids {
+        shop.sale(id).made();
+    }
+    shop.connection()
+        .execute("VACUUM INTO ?1", [backup.to_str()])
+        .unwrap();
+    // The first one asked about cannot be written; the second gets no answer before the run is over.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let running = ids.map(|id| {
+        let (asked, database, backup) = (Arc::clone(&asked), shop.database(), backup.clone());
+        let (running, is_over) = mpsc::channel::<()>();
+        shop.btcpay.when_asked_for(&format!("btc-{id}"), move || {
+            match asked.fetch_add(1, Ordering::Relaxed) {
+                0 => fs::rename(backup, database).unwrap(),
+                1 => drop(is_over.recv()),
+                _ => {}
+            }
+        });
+        running
+    });
+    let report = shop.reconcile().option("--deadline", "0").json(1);
+    let error = report["error"].as_str().unwrap();
+    assert!(error.contains("replaced"), "{error}");
+    assert!(report["requests"].as_u64() <= Some(2), "{report}");
+    drop(running);
 }
 
 #[test]
