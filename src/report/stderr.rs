@@ -89,13 +89,10 @@ struct AboveTheBar;
 impl Write for AboveTheBar {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let written = BAR.suspend(|| io::stderr().write_all(line));
-        match written {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                LOST.store(true, Ordering::Relaxed);
-                Err(error)
-            }
-            Ok(()) | Err(_) => Ok(line.len()),
+        if written.is_err() {
+            LOST.store(true, Ordering::Relaxed);
         }
+        written.map(|()| line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -517,8 +517,9 @@ fn what_needs_a_person_can_be_posted_in_the_place_of_a_mail() {
         // It does what the line does that it replaces.
         let when = |line: &str| line.split(' ').take(5).collect::<Vec<_>>().join(" ");
         assert_eq!(when(line), when(instead));
-        let (_, run) = instead.split_once("umask").unwrap();
-        assert!(line.contains(run), "{line}");
+        let (_, run) = instead.split_once("reconcile ").unwrap();
+        let (options, _) = run.split_once(" 2>").unwrap();
+        assert!(line.contains(&format!("reconcile {options} 2>")), "{line}");
 
         let (server, posted) = posting_server();
         let unsent = server.home.join("reconcile.unsent");
@@ -534,6 +535,14 @@ fn what_needs_a_person_can_be_posted_in_the_place_of_a_mail() {
         assert!(log.contains("late@example.com, Pro\n"), "{log}");
         assert!(log.ends_with("curl: (7) cannot connect\n"), "{log}");
 
+        // What cannot be kept is not told.
+        server.shop.sale("more").additional("None", "0.0002").made();
+        let nowhere = "/var/lib/licensing/no-folder/reconcile.unsent";
+        server
+            .cron_runs(line, &[settings[0], ("UNSENT", nowhere)])
+            .says_nothing();
+        assert!(server.log().contains("cannot create"), "{}", server.log());
+
         // It goes with the next, which has an error to tell besides; and then no more.
         server.can_post();
         server.shop.btcpay.revoke(btcpay::KEY);
@@ -547,12 +556,16 @@ fn what_needs_a_person_can_be_posted_in_the_place_of_a_mail() {
         let posted = fs::read_to_string(posted).unwrap();
         for text in [
             "late@example.com, Pro\n",
+            "more@example.com, Pro\n",
             "\nerror: BTCPay Server refused the API key",
-            "\nhttps://ntfy.example.com/shop\n",
         ] {
             assert_eq!(posted.matches(text).count(), 1, "{posted}");
         }
-        assert!(!unsent.exists());
+        assert!(
+            posted.contains("\nhttps://ntfy.example.com/shop\n"),
+            "{posted}"
+        );
+        assert_eq!(fs::read_to_string(unsent).unwrap(), "");
     }
 }
 
