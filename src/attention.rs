@@ -103,7 +103,7 @@ impl Standing {
     /// and a person to one that was refunded.
     fn still_is(&self, now: &Self) -> bool {
         let was_closed = match now.here {
-            LocalStatus::Expired | LocalStatus::Invalid => true,
+            LocalStatus::Expired | LocalStatus::Invalid => self.here != now.here,
             LocalStatus::Pending | LocalStatus::Settled => false,
         };
         let was_cancelled = now.redemption == Some(RedemptionStatus::Cancelled)

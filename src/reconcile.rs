@@ -111,8 +111,13 @@ impl Done {
     /// What stands of this decision, which a person's acknowledgement of Unix second `since` holds
     /// back.
     fn acknowledged(sale: Sale, decision: Decision, since: i64) -> Self {
+        let gives = decision.gives();
         let change = decision.change.map(|_| Attention::HeldBack);
-        let what = decision.attention.or(change);
+        let what = if gives {
+            change
+        } else {
+            decision.attention.or(change)
+        };
         Self {
             sale,
             written: None,

@@ -206,6 +206,29 @@ fn refunded_sale_may_be_closed_after_it_was_acknowledged() {
 }
 
 #[test]
+fn license_that_is_lost_without_a_closing_ends_it() {
+    let shop = Shop::open();
+    shop.sale("a").here("expired").licensed().made();
+    shop.acknowledges(&["a"]).exits(0);
+    shop.is_at_peace();
+    shop.sql("DELETE FROM licenses");
+    let recheck = shop.reconcile().flag("--recheck");
+    recheck.option("--max-age-hours", "8760").exits(0);
+    assert_eq!(shop.state("a"), "settled, licensed");
+}
+
+#[test]
+fn license_that_is_held_back_is_shown_before_anything_else() {
+    let shop = Shop::open();
+    let sale = shop.sale("a").here("settled").additional("None", "0.0002");
+    sale.licensed().made();
+    shop.acknowledges(&["a"]).exits(0);
+    shop.sql("DELETE FROM licenses; UPDATE invoices SET status = 'invalid'");
+    let dry = shop.reconcile().flag("-n").flag("--recheck").json(0);
+    assert_eq!(dry["attention"][0]["reason"], "held_back");
+}
+
+#[test]
 fn change_is_held_back_until_a_person_issues_the_license() {
     let shop = Shop::open();
     shop.sale("a").redemption("pending").made();
@@ -243,7 +266,7 @@ fn change_is_held_back_until_a_person_issues_the_license() {
 
 #[test]
 fn difference_ends_it() {
-    let differences: [fn(&Shop); 7] = [
+    let differences: [fn(&Shop); 8] = [
         |shop| shop.btcpay.mark("btc-a", "Settled"),
         |shop| {
             shop.btcpay
@@ -263,6 +286,7 @@ fn difference_ends_it() {
         },
         |shop| shop.sql("UPDATE invoices SET status = 'pending'"),
         |shop| shop.sql("UPDATE discount_redemptions SET status = 'redeemed'"),
+        |shop| shop.sql("UPDATE discount_redemptions SET status = 'pending'"),
     ];
     for (place, differs) in differences.into_iter().enumerate() {
         let shop = Shop::open();
