@@ -88,11 +88,11 @@ pub struct Cli {
     pub acknowledge: Vec<String>,
 
     /// Check invoices of the last N hours
-    #[arg(long, value_name = "N", default_value_t = 72, value_parser = clap::value_parser!(u32).range(1..), help_heading = WHAT)]
+    #[arg(long, value_name = "N", default_value_t = 72, value_parser = hours, allow_negative_numbers = true, help_heading = WHAT)]
     pub max_age_hours: u32,
 
     /// Stop after this time; 0 means never
-    #[arg(long, value_name = "SECONDS", default_value_t = 50, help_heading = WHAT)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 50, value_parser = seconds, allow_negative_numbers = true, help_heading = WHAT)]
     pub deadline: u32,
 
     /// Report format: text or json
@@ -114,6 +114,16 @@ pub struct Cli {
     /// Print version
     #[arg(short = 'V', long, action = ArgAction::Version, help_heading = SAID)]
     version: (),
+}
+
+fn hours(text: &str) -> Result<u32, &'static str> {
+    let hours = text.parse().ok().filter(|hours| *hours > 0);
+    hours.ok_or("it takes whole hours, from 1 to 4294967295")
+}
+
+fn seconds(text: &str) -> Result<u32, &'static str> {
+    let why = "it takes whole seconds, from 0 (no limit) to 4294967295";
+    text.parse().map_err(|_| why)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -4,6 +4,7 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -311,12 +312,16 @@ fn parsed_url(text: &str, setting: &Setting) -> Result<Url> {
     } = setting;
     let advice = format!("Set {option} ({variable}) to an address like {example}");
     // No message repeats the text: it may hold a password.
+    let begins_with = |scheme: &str| {
+        let beginning = text.get(..scheme.len());
+        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(scheme))
+    };
+    ensure!(
+        begins_with("http:") || begins_with("https:"),
+        "{what} lacks http:// or https://. {advice}"
+    );
     let url =
         Url::parse(text).map_err(|why| anyhow!("{what} cannot be parsed: {why}. {advice}"))?;
-    ensure!(
-        matches!(url.scheme(), "http" | "https") && url.has_host(),
-        "{what} is neither http nor https. {advice}"
-    );
     ensure!(
         url.username().is_empty() && url.password().is_none(),
         "{what} contains a user or password, which would end up in logs. Remove it: the API key is \
@@ -376,14 +381,7 @@ fn api_key(file: Option<&OsStr>) -> Result<(String, ApiKey)> {
     let (key, source) = match file {
         Some(path) => {
             let path = Path::new(path);
-            let key = fs::read_to_string(path).map_err(|why| {
-                anyhow!(
-                    "cannot read the API key file {}: {}. Correct --api-key-file \
-                     (BTCPAY_API_KEY_FILE) or the file's permissions",
-                    path.display(),
-                    why.kind()
-                )
-            })?;
+            let key = fs::read_to_string(path).map_err(|error| unreadable_key(path, &error))?;
             warn_if_others_read(path)?;
             (key, format!("the API key file {}", path.display()))
         }
@@ -414,6 +412,19 @@ fn api_key(file: Option<&OsStr>) -> Result<(String, ApiKey)> {
     secret::keep(key);
     let header = ApiKey::new(key).with_context(|| format!("{source} does not hold an API key"))?;
     Ok((key.into(), header))
+}
+
+fn unreadable_key(path: &Path, error: &io::Error) -> anyhow::Error {
+    let why = match error.kind() {
+        io::ErrorKind::NotFound => "no such file".into(),
+        io::ErrorKind::InvalidData => "it is not a text file".into(),
+        other => other.to_string(),
+    };
+    anyhow!(
+        "cannot read the API key file {}: {why}. Correct --api-key-file (BTCPAY_API_KEY_FILE) or the \
+         file's permissions",
+        path.display()
+    )
 }
 
 /// Who can read the key can read the store's invoices.

@@ -38,6 +38,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
 use jiff::Timestamp;
 use log::error;
 
@@ -49,7 +50,7 @@ use stop::Signal;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return answer(&error),
+        Err(error) => return answer(error),
     };
     stderr::start_log(&config::log_filter(cli.verbose, cli.quiet));
     let exit = match Signal::watch() {
@@ -66,9 +67,15 @@ fn main() -> ExitCode {
 }
 
 /// Prints the help that was asked for, or what is wrong with the options.
-fn answer(error: &clap::Error) -> ExitCode {
+fn answer(mut error: clap::Error) -> ExitCode {
     if !error.use_stderr() {
         error.exit();
+    }
+    // It would make an INVOICE of what begins with a dash.
+    error.remove(ContextKind::Suggested);
+    if error.kind() == ErrorKind::ArgumentConflict {
+        // It would show the very combination that is refused.
+        error.remove(ContextKind::Usage);
     }
     config::keep_key_of_environment();
     let text = error.render().ansi().to_string();

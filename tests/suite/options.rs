@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use crate::btcpay::{KEY, STORE};
-use crate::program::Run;
+use crate::program::{Run, line_matches};
 use crate::shop::Shop;
 
 /// A run configured entirely by environment variables.
@@ -100,27 +100,48 @@ fn malformed_api_key_is_a_configuration_error() {
             .exits(2)
             .warns("error: the API key file [..]");
     }
-    by_environment(&shop)
-        .option("--api-key-file", "/nowhere/key")
-        .exits(2)
-        .warns("error: cannot read the API key file /nowhere/key: entity not found. [..]");
+    let picture = shop.private_file("key", [0xff, 0xd8, 0xff, 0xe0]);
+    for (file, why) in [
+        ("/nowhere/key", "no such file"),
+        ("/", "is a directory"),
+        (&picture, "it is not a text file"),
+    ] {
+        by_environment(&shop)
+            .option("--api-key-file", file)
+            .exits(2)
+            .warns(&format!(
+                "error: cannot read the API key file {file}: {why}. Correct --api-key-file [..]"
+            ));
+    }
 }
 
 #[test]
 fn malformed_url_is_a_configuration_error() {
+    const LACKS: &str = "lacks http:// or https://";
     let shop = Shop::open();
-    for url in [
-        "btcpay.example.com",
-        "ftp://btcpay.example.com",
-        "https://",
-        "https://btcpay.example.com/?a=b",
-        "https://btcpay.example.com/#a",
-        "mailto:a@example.com",
+    for (url, wrong) in [
+        ("btcpay.example.com", LACKS),
+        ("127.0.0.1:23000", LACKS),
+        // Not the protocol `localhost`.
+        ("localhost:23000", LACKS),
+        ("//btcpay.example.com", LACKS),
+        ("ftp://btcpay.example.com", LACKS),
+        ("mailto:a@example.com", LACKS),
+        ("https://", "cannot be parsed: empty host"),
+        ("https://btcpay.example.com/?a=b", "contains a '?' or '#'"),
+        ("https://btcpay.example.com/#a", "contains a '?' or '#'"),
     ] {
-        shop.reconcile()
-            .option("--btcpay-url", url)
-            .exits(2)
-            .warns("error: the URL [..]");
+        for (option, what) in [
+            ("--btcpay-url", "the URL of BTCPay Server"),
+            ("--public-url", "the public URL of BTCPay Server"),
+        ] {
+            shop.reconcile()
+                .option(option, url)
+                .exits(2)
+                .warns(&format!(
+                    "error: {what} {wrong}. Set {option} ([..]) to an address like https://btcpay.example.com"
+                ));
+        }
     }
     let ran = shop
         .reconcile()
@@ -155,6 +176,55 @@ fn usage_error_exits_with_2() {
         ("--api-key", "secret"),
     ] {
         shop.reconcile().option(name, value).exits(2).prints("");
+    }
+}
+
+#[test]
+fn value_that_is_no_whole_number_is_told_so() {
+    for (option, values, why) in [
+        (
+            "--max-age-hours",
+            ["0", "-5", "1.5", "abc", "4294967296"],
+            "it takes whole hours, from 1 to 4294967295",
+        ),
+        (
+            "--deadline",
+            ["-1", "-5", "0.5", "soon", "4294967296"],
+            "it takes whole seconds, from 0 (no limit) to 4294967295",
+        ),
+    ] {
+        for value in values {
+            let ran = Run::bare().option(option, value).exits(2);
+            let error = format!("error: invalid value '{value}' for '{option} <[..]>': {why}");
+            let said = ran.stderr.lines().next().unwrap();
+            assert!(line_matches(&error, said), "{}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn no_message_shows_a_usage_that_is_refused() {
+    for words in [
+        "--recheck inv-1",
+        "inv-1 --recheck",
+        "inv-1 --issue inv-2",
+        "--issue inv-1 --recheck",
+        "--acknowledge inv-1 -n",
+        "-q -v",
+    ] {
+        let run = words.split(' ').fold(Run::bare(), Run::flag);
+        run.exits(2).prints("").warns(
+            "error: the argument [..] cannot be used with [..]
+
+             For more information, try '--help'.",
+        );
+    }
+    // That would make an INVOICE of it.
+    for unknown in ["-5", "--zzz"] {
+        let ran = Run::bare().flag(unknown).exits(2);
+        let error = format!("error: unexpected argument '{unknown}' found");
+        assert!(ran.stderr.starts_with(&error), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("tip:"), "{}", ran.stderr);
     }
 }
 
