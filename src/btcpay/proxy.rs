@@ -10,6 +10,9 @@ use crate::invoice::without_password;
 
 const QUOTES: [char; 2] = ['"', '\''];
 
+/// Where one listens that is named without a port.
+const SOCKS_PORT: u16 = 1080;
+
 /// Why the key must not be sent over plain http.
 pub enum Cleartext {
     /// Anyone on the way to this host could read it.
@@ -46,6 +49,13 @@ fn intercepted(matcher: &Matcher, url: &Url) -> Option<Url> {
     let proxy = matcher.intercept(&url.as_str().parse().ok()?)?;
     let proxy = proxy.uri().to_string().parse().ok()?;
     Some(without_password(proxy))
+}
+
+/// Where a proxy listens.
+pub fn host_and_port(proxy: &Url) -> String {
+    let host = proxy.host_str().unwrap_or_default();
+    let port = proxy.port_or_known_default().unwrap_or(SOCKS_PORT);
+    format!("{host}:{port}")
 }
 
 /// A variable that would be passed over in silence, since its value cannot be understood.

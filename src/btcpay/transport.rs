@@ -1,6 +1,6 @@
 //! One GET request: API key, TLS, proxy, time limits and retries.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::mem::ManuallyDrop;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -17,7 +17,7 @@ use reqwest::{StatusCode, Url, redirect};
 
 use super::near::is_onion;
 use super::path;
-use super::proxy::proxy_for;
+use super::proxy::{host_and_port, proxy_for};
 use super::tls;
 use crate::secret;
 use crate::stop::{Deadline, OutOfTime};
@@ -43,6 +43,9 @@ const BTCPAYS_OWN: &str = "Kestrel";
 
 /// How std begins why a name has no address.
 const LOOKUP_FAILED: &str = "failed to lookup address information: ";
+
+/// What is said of a SOCKS proxy to which there is no connection, for whatever reason.
+const NO_SOCKS: &str = "SOCKS error: failed to create underlying connection";
 
 /// How hyper begins whatever it has against the form of a response.
 const NO_HTTP: &str = "invalid HTTP";
@@ -363,6 +366,11 @@ impl Transport {
                 "cannot reach BTCPay Server at {server}: {reason}. Is it running, and is \
                  --btcpay-url right?"
             ),
+            (Failure::NoConnection { reason, .. }, Some(proxy)) if is_away(reason) => anyhow!(
+                "cannot reach BTCPay Server at {server}: nothing listens at {}, the environment's \
+                 proxy. Is it running, and is its address right?",
+                host_and_port(proxy)
+            ),
             (Failure::NoConnection { reason, .. }, Some(proxy)) => anyhow!(
                 "cannot reach BTCPay Server at {server} through {proxy}, the environment's proxy: \
                  {reason}. Are both running, and is --btcpay-url right?"
@@ -453,6 +461,11 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> String {
         Some(error) if error.raw_os_error().is_some() => error.kind().to_string(),
         _ => cause.to_string(),
     }
+}
+
+/// Whether nothing listens at the proxy: a connection to a proxy is one to nothing else.
+fn is_away(reason: &str) -> bool {
+    reason == NO_SOCKS || reason == ErrorKind::ConnectionRefused.to_string()
 }
 
 /// What a server in trouble, or a proxy in front of it, says for a while. 520 to 527 are Cloudflare's.

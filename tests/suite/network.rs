@@ -164,14 +164,20 @@ fn plain_http_through_remote_proxy_is_refused() {
 fn unreachable_proxy_is_named_in_error() {
     let shop = Shop::open();
     shop.sale("a").made();
-    shop.reconcile()
-        .option("--btcpay-url", "https://btcpay.internal")
-        .env("HTTPS_PROXY", "http://somebody:s3@cret@127.0.0.1:1")
-        .exits(1)
-        .warns(
-            "error: cannot reach BTCPay Server at https://btcpay.internal/ through http://127.0.0.1:1/, \
-             the environment's proxy: connection refused. [..]",
-        );
+    for proxy in [
+        "http://somebody:s3@cret@127.0.0.1:1",
+        "socks5h://127.0.0.1:1",
+        "socks4a://127.0.0.1:1",
+    ] {
+        shop.reconcile()
+            .option("--btcpay-url", "https://btcpay.internal")
+            .env("ALL_PROXY", proxy)
+            .exits(1)
+            .warns(
+                "error: cannot reach BTCPay Server at https://btcpay.internal/: nothing listens at \
+                 127.0.0.1:1, the environment's proxy. Is it running, and is its address right?",
+            );
+    }
 }
 
 #[test]
