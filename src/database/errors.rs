@@ -24,7 +24,7 @@ pub fn explain(error: &Error, doing: &str, path: &Path, deadline: Deadline) -> a
     if is_locked(error) && deadline.is_reached() {
         let not_done = format!(
             "could not {doing} the database {shown}, which another program has locked (fuser -v \
-             '{shown}' shows which)"
+             '{shown}', of the package psmisc, shows which)"
         );
         return OutOfTime::new(not_done).into();
     }
@@ -46,7 +46,8 @@ pub fn explain(error: &Error, doing: &str, path: &Path, deadline: Deadline) -> a
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             busy = format!(
                 "Another program held the lock for longer than reconcile waits (10 s at most). The \
-                 next run tries again; if this repeats, fuser -v '{shown}' shows who holds it"
+                 next run tries again; if this repeats, fuser -v '{shown}' (package psmisc) shows who holds \
+                 it"
             );
             &busy
         }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use log::{Level, info, log_enabled};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -41,9 +41,14 @@ impl Database {
         let identity = match path.metadata() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
                 "no database at {shown}. Set --database to the licensing service's file, or create \
-                 a new one: sqlite3 '{shown}' < schema.sql"
+                 a new one: sqlite3 '{shown}' < /usr/share/doc/reconcile/schema.sql (which comes \
+                 with the package, and with the source)"
             ),
-            Err(error) => return Err(error).context(format!("cannot access the database {shown}")),
+            Err(error) => bail!(
+                "cannot access the database {shown}: {}. Set --database to the licensing service's \
+                 file, or run reconcile as the service's user",
+                error.kind()
+            ),
             Ok(metadata) if metadata.is_dir() => {
                 bail!("{shown} is a folder. Set --database to the database file in it")
             }

@@ -15,7 +15,7 @@ fn missing_database_is_not_created() {
         let run = shop.reconcile().option("--database", name);
         let run = if dry { run.flag("-n") } else { run };
         run.exits(1).prints("").warns(&format!(
-            "error: no database at {name}. [..] sqlite3 '{name}' < schema.sql"
+            "error: no database at {name}. [..] sqlite3 '{name}' < /usr/share/doc/reconcile/schema.sql [..]"
         ));
         assert!(!missing.exists());
     }
@@ -35,6 +35,11 @@ fn non_database_is_reported_as_such() {
         .option("--database", folder.to_str().unwrap())
         .exits(1)
         .warns("error: [..] is a folder. [..]");
+    let below_a_file = shop.path("letter.txt/licenses.db");
+    shop.reconcile()
+        .option("--database", below_a_file.to_str().unwrap())
+        .exits(1)
+        .warns("error: cannot access the database [..]: not a directory. Set --database [..]");
 }
 
 #[test]
@@ -155,7 +160,7 @@ fn persistent_lock_is_reported() {
     shop.reconcile()
         .option("--deadline", "1")
         .exits(1)
-        .warns("error: deadline reached: could not read the database [..], which another program has locked (fuser -v '[..]' shows which). [..]");
+        .warns("error: deadline reached: could not read the database [..], which another program has locked (fuser -v '[..]', of the package psmisc, shows which). [..]");
     drop(lock);
     shop.reconcile().exits(0);
     assert_eq!(shop.state("a"), "settled, licensed");

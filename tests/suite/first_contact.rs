@@ -114,7 +114,7 @@ fn likeliest_setup_mistakes_come_with_a_fix() {
     shop.reconcile()
         .option("--deadline", "1")
         .exits(1)
-        .warns("error: deadline reached: could not read the database /[..]/licenses.db, which another program has locked (fuser -v '/[..]/licenses.db' shows which). The next run continues; [..]");
+        .warns("error: deadline reached: could not read the database /[..]/licenses.db, which another program has locked (fuser -v '/[..]/licenses.db', of the package psmisc, shows which). The next run continues; [..]");
     drop(lock);
 
     // A host name that does not resolve.
