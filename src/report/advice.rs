@@ -191,8 +191,8 @@ pub fn advice(
         .say("Send them by hand. It is mailed only once"),
         Attention::HeldBack => {
             let advice = Advice::new(format!(
-                "Something is left to do, since BTCPay says {} and the database {}, but it was \
-                 acknowledged and is not done",
+                "Something is left to do, since BTCPay says {} and the database says {}. The invoice \
+                 was acknowledged, so it is left as it is",
                 answer.map_or("nothing of it", |answer| answer.status.word()),
                 invoice.status.word()
             ));

@@ -242,6 +242,12 @@ fn change_is_held_back_until_a_person_issues_the_license() {
     assert_eq!(report["changes"], json!([]));
     assert_eq!(report["attention"][0]["reason"], "held_back");
     assert_eq!(report["attention"][0]["acknowledged"], true);
+    assert_eq!(
+        report["attention"][0]["detail"],
+        "Something is left to do, since BTCPay says Settled and the database says pending. The \
+         invoice was acknowledged, so it is left as it is. To issue its license all the same \
+         (reconcile --issue=a)"
+    );
 
     // Whoever names it sees it, and it is left alone.
     let named = shop.reconcile().flag("a").exits(0);
