@@ -37,7 +37,7 @@ const SAID: &str = "Output";
     after_help = AFTER
 )]
 pub struct Cli {
-    /// Only these, by either id, and all that is known of them
+    /// Only these, by either id or the buyer's address, in full detail
     #[arg(value_name = "INVOICE", conflicts_with = "recheck")]
     pub invoices: Vec<String>,
 

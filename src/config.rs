@@ -15,7 +15,7 @@ use reqwest::Url;
 use crate::btcpay::{ApiKey, Cleartext, UnusableProxy, without_page};
 use crate::cli::{self, Cli};
 use crate::database::Access;
-use crate::invoice::Store;
+use crate::invoice::{Store, Wanted};
 use crate::report::{Format, is_hidden};
 use crate::secret;
 
@@ -35,7 +35,7 @@ pub struct Config {
     pub format: Format,
 }
 
-/// What a run is for. Invoices are named by either id.
+/// What a run is for. Where only one is meant, an invoice is named by either id.
 #[derive(Debug)]
 pub enum Task {
     /// All invoices that may be out of date.
@@ -45,16 +45,17 @@ pub enum Task {
     /// A person accepts these as they are.
     Acknowledge(Vec<String>),
     /// A person wants to know all about these.
-    Named(Vec<String>),
+    Named(Vec<Wanted>),
 }
 
 impl Task {
-    /// Whether `text` was given as an invoice's id.
+    /// Whether `text` was given to name an invoice.
     fn names(&self, text: &str) -> bool {
         match self {
             Self::Reconcile { .. } => false,
             Self::Issue(id) => id == text,
-            Self::Acknowledge(ids) | Self::Named(ids) => ids.iter().any(|id| id == text),
+            Self::Acknowledge(ids) => ids.iter().any(|id| id == text),
+            Self::Named(wanted) => wanted.iter().any(|one| one.text() == text),
         }
     }
 
@@ -65,7 +66,7 @@ impl Task {
         } else if !cli.acknowledge.is_empty() {
             Self::Acknowledge(cli.acknowledge.clone())
         } else if !cli.invoices.is_empty() {
-            Self::Named(cli.invoices.clone())
+            Self::Named(cli.invoices.iter().map(|typed| Wanted::of(typed)).collect())
         } else {
             Self::Reconcile {
                 recheck: cli.recheck,

@@ -63,6 +63,38 @@ impl BtcpayInvoiceId {
     }
 }
 
+/// What a person types to name sales.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// One, by the service's id or BTCPay Server's.
+    Id(String),
+    /// All of the buyer with this address.
+    Buyer(Address),
+}
+
+/// A buyer's e-mail address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address(pub String);
+
+impl Wanted {
+    /// What `typed` names: no id has an `@`.
+    pub fn of(typed: &str) -> Self {
+        if typed.contains('@') {
+            Self::Buyer(Address(typed.into()))
+        } else {
+            Self::Id(typed.into())
+        }
+    }
+
+    /// As it was typed.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Id(id) => id,
+            Self::Buyer(address) => &address.0,
+        }
+    }
+}
+
 /// A store of a BTCPay Server.
 #[derive(Debug, Clone)]
 pub struct Store {

@@ -103,7 +103,7 @@ fn run_to_the_end(cli: Cli) -> Exit {
         Task::Reconcile { recheck } => run::run(&config, *recheck, now),
         Task::Issue(id) => issue::issue(&config, id, now),
         Task::Acknowledge(ids) => acknowledge::acknowledge(&config, ids, now),
-        Task::Named(ids) => named::look_into(&config, ids, now),
+        Task::Named(wanted) => named::look_into(&config, wanted, now),
     };
     report.sort();
     let says_it_itself = match &config.task {

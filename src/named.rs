@@ -1,27 +1,31 @@
-//! INVOICE: one invoice and all that is known of it, whatever its age and status. What support needs
-//! when a buyer says "I paid and have no license".
+//! INVOICE: one invoice, or those of one buyer, and all that is known of them, whatever their age and
+//! status. What support needs when a buyer says "I paid and have no license".
 
 use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
+use log::warn;
 
 use crate::attention::Occasion;
 use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
 use crate::database::{Access, Database, Unreadable};
-use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId};
+use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, Wanted};
 use crate::proof::{Probe, probe};
 use crate::reconcile::{Moment, Word, reconcile};
 use crate::report::{Named, Report};
 use crate::run::{MOST_PAYMENTS, new_report};
+use crate::secret;
 use crate::stop::Deadline;
 
-/// Looks into the invoices of these ids, the service's or BTCPay's, at Unix second `now`, and brings
-/// them into agreement.
-pub fn look_into(config: &Config, ids: &[String], now: i64) -> Report {
+/// How many invoices of a buyer are looked into.
+const MOST_OF_A_BUYER: usize = 20;
+
+/// Looks into the invoices that are `wanted`, at Unix second `now`, and brings them into agreement.
+pub fn look_into(config: &Config, wanted: &[Wanted], now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);
-    if let Err(stopped) = look_into_until_stopped(config, ids, now, &mut report) {
+    if let Err(stopped) = look_into_until_stopped(config, wanted, now, &mut report) {
         report.stopped(&stopped);
     }
     report.elapsed_ms = started.elapsed().as_millis();
@@ -30,7 +34,7 @@ pub fn look_into(config: &Config, ids: &[String], now: i64) -> Report {
 
 fn look_into_until_stopped(
     config: &Config,
-    ids: &[String],
+    wanted: &[Wanted],
     now: i64,
     report: &mut Report,
 ) -> Result<()> {
@@ -43,23 +47,52 @@ fn look_into_until_stopped(
         occasion: Occasion::Minute,
         now,
     };
-    for id in ids {
-        let looked = match database.find(id)? {
-            Ok(invoice) if seen.contains(&invoice.id) => Ok(()),
-            Ok(invoice) => {
-                seen.push(invoice.id.clone());
-                look_at(&invoice, &mut btcpay, &mut database, report, moment)
-            }
-            Err(unreadable) => look_for(unreadable, &mut btcpay, report),
-        };
-        report.requests = btcpay.requests();
-        looked?;
+    for one in wanted {
+        for found in find(one, &database, report)? {
+            let looked = match found {
+                Ok(invoice) if seen.contains(&invoice.id) => Ok(()),
+                Ok(invoice) => {
+                    seen.push(invoice.id.clone());
+                    look_at(&invoice, &mut btcpay, &mut database, report, moment)
+                }
+                Err(unreadable) => look_for(unreadable, &mut btcpay, report),
+            };
+            report.requests = btcpay.requests();
+            looked?;
+        }
     }
     if config.access == Access::Read {
         btcpay.warn_of_powers();
         report.requests = btcpay.requests();
     }
     Ok(())
+}
+
+/// The invoices that are wanted. A buyer of none is in the report.
+fn find(
+    wanted: &Wanted,
+    database: &Database,
+    report: &mut Report,
+) -> Result<Vec<Result<Invoice, Unreadable>>> {
+    let buyer = match wanted {
+        Wanted::Id(id) => return Ok(vec![database.find(id)?]),
+        Wanted::Buyer(buyer) => buyer,
+    };
+    let bought = database.bought_by(buyer, MOST_OF_A_BUYER)?;
+    // It may have a key in it.
+    let shown = secret::without_any(&buyer.0);
+    if bought.newest.is_empty() {
+        let why = "no invoice has a buyer with this address. The buyer may have given another one";
+        let (id, btcpay_id) = (shown.as_ref().into(), shown.as_ref().into());
+        report.failed(InvoiceId(id), BtcpayInvoiceId(btcpay_id), &anyhow!(why));
+    }
+    if bought.older > 0 {
+        warn!(
+            "{shown} has {} more invoices than the newest {MOST_OF_A_BUYER}. Name those by id",
+            bought.older
+        );
+    }
+    Ok(bought.newest)
 }
 
 fn look_at(

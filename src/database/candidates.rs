@@ -13,7 +13,7 @@ use super::keysat;
 use super::row::{column_value, shown};
 use crate::candidates::Candidates;
 use crate::decide::is_complete;
-use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, License, LocalStatus, Purpose};
+use crate::invoice::{Address, BtcpayInvoiceId, Invoice, InvoiceId, License, LocalStatus, Purpose};
 use crate::secret;
 
 /// How long, in seconds, the service gets to finish an invoice that it has just settled or closed.
@@ -68,6 +68,15 @@ pub struct Unreadable {
     pub id: InvoiceId,
     pub btcpay_id: BtcpayInvoiceId,
     pub error: anyhow::Error,
+}
+
+/// What a buyer bought.
+#[derive(Debug)]
+pub struct Bought {
+    /// The newest first.
+    pub newest: Vec<Result<Invoice, Unreadable>>,
+    /// How many there are beside these.
+    pub older: u64,
 }
 
 // The bound on created_at's text only makes the index useful; created_seconds decides. It lies a day
@@ -183,6 +192,13 @@ SELECT *
  WHERE id = ?1 OR btcpay_invoice_id = ?1
  LIMIT 2";
 
+// None of QUERIES: it reads every invoice, for want of an index. Only a person asks this.
+const BOUGHT_BY: &str = "
+SELECT *
+  FROM invoice_rows
+ WHERE buyer_email = ?1 COLLATE NOCASE
+ ORDER BY created_seconds DESC, id";
+
 #[cfg(test)]
 pub const QUERIES: [&str; 6] = [CANDIDATES, OUT_OF_WINDOW, OLDER, NEWEST_PAID, NOTED, FIND];
 
@@ -290,10 +306,7 @@ impl Database {
             let mut rows = statement.query([id])?;
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
-                found.push(match self.read_sold(row) {
-                    Ok(invoice) => Ok(invoice),
-                    Err(error) => Err(unreadable(row, error)?),
-                });
+                found.push(self.read_found(row)?);
             }
             Ok(found)
         };
@@ -301,7 +314,10 @@ impl Database {
             .map_err(|error| explain(&error, "read an invoice of", &self.path, self.deadline))?;
         let (shown, why) = match found.len() {
             // It may be a key, in the wrong place.
-            0 => (secret::without_any(id), "no invoice has this id"),
+            0 => (
+                secret::without_any(id),
+                "no invoice has this id. To find a sale by its buyer: reconcile -n ADDRESS",
+            ),
             _ => (
                 id.into(),
                 "several invoices have this id. Give the other one of the two ids",
@@ -315,6 +331,39 @@ impl Database {
                 error: anyhow!(why),
             }),
         })
+    }
+
+    /// The newest invoices of the buyer with this address, `most` of them. ASCII letters may be of
+    /// either case.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::candidates`].
+    pub fn bought_by(&self, buyer: &Address, most: usize) -> Result<Bought> {
+        let find = || {
+            let mut statement = self.connection.prepare(BOUGHT_BY)?;
+            let mut rows = statement.query([&buyer.0])?;
+            let mut bought = Bought {
+                newest: Vec::new(),
+                older: 0,
+            };
+            while let Some(row) = rows.next()? {
+                if bought.newest.len() == most {
+                    bought.older += 1;
+                } else {
+                    bought.newest.push(self.read_found(row)?);
+                }
+            }
+            Ok(bought)
+        };
+        find().map_err(|error| explain(&error, "read an invoice of", &self.path, self.deadline))
+    }
+
+    fn read_found(&self, row: &Row) -> rusqlite::Result<Result<Invoice, Unreadable>> {
+        match self.read_sold(row) {
+            Ok(invoice) => Ok(Ok(invoice)),
+            Err(error) => Ok(Err(unreadable(row, error)?)),
+        }
     }
 
     fn list_older(

@@ -533,10 +533,7 @@ impl Report {
         }
         for (error, failures) in kinds {
             match failures.as_slice() {
-                [one] => error!(
-                    "invoice {} (BTCPay invoice {}): {error}",
-                    one.invoice_id, one.btcpay_invoice_id
-                ),
+                [one] => error!("{}: {error}", one.who()),
                 many => {
                     let ids = many.iter().map(|failure| &failure.invoice_id);
                     error!(
@@ -550,6 +547,18 @@ impl Report {
         // The summary names a signal.
         if let (Some(stopped), None) = (&self.error, self.stopped_by) {
             error!("{stopped}");
+        }
+    }
+}
+
+impl Failed {
+    /// The invoice by its ids. One that was not found has twice what was typed.
+    fn who(&self) -> String {
+        let (id, btcpay_id) = (&self.invoice_id, &self.btcpay_invoice_id);
+        if id.0 == btcpay_id.0 {
+            format!("'{id}'")
+        } else {
+            format!("invoice {id} (BTCPay invoice {btcpay_id})")
         }
     }
 }

@@ -367,13 +367,13 @@ fn all_ids_are_checked_before_any_is_noted() {
     shop.sql("UPDATE invoices SET btcpay_invoice_id = 'twice' WHERE id = 'b'");
     shop.sale("odd").there("Odd").made();
     for (ids, blamed) in [
-        (["a", "unknown"], "unknown"),
-        (["unknown", "a"], "unknown"),
-        (["a", "twice"], "twice"),
-        (["a", "odd"], "odd"),
+        (["a", "unknown"], "'unknown':"),
+        (["unknown", "a"], "'unknown':"),
+        (["a", "twice"], "'twice':"),
+        (["a", "odd"], "invoice odd"),
     ] {
         let ran = shop.acknowledges(&ids).exits(3);
-        let error = format!("error: invoice {blamed} ");
+        let error = format!("error: {blamed} ");
         assert!(ran.stderr.starts_with(&error), "{}", ran.stderr);
         assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
         assert_eq!(shop.acknowledgements(), "0");

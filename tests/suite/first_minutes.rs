@@ -83,7 +83,7 @@ fn key_in_the_wrong_place_is_not_shown() {
     for option in ["--issue", "--acknowledge", "--"] {
         let ran = shop.reconcile().option(option, OTHER_KEY).exits(3);
         is_short_and_without_key(&ran);
-        ran.says("error: invoice (an API key?) [..]: [..]");
+        ran.says("error: '(an API key?)': [..]");
     }
 }
 

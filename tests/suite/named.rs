@@ -139,6 +139,101 @@ fn several_named_have_a_block_each_and_each_once() {
     );
 }
 
+/// The ids of the invoices that are shown, in order.
+fn shown(ran: &Ran) -> Vec<&str> {
+    let lines = ran.stdout.lines();
+    let ids = lines.filter_map(|line| line.strip_prefix("invoice ")?.split(' ').next());
+    ids.collect()
+}
+
+#[test]
+fn buyer_who_writes_is_found_by_address() {
+    for open in SHOPS {
+        let shop = open();
+        let days_ago = |days: u32| format!("strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-{days} days')");
+        shop.sale("old")
+            .here("expired")
+            .created(&days_ago(90))
+            .made();
+        shop.sale("new").created(&days_ago(1)).made();
+        shop.sale("older")
+            .there("New")
+            .created(&days_ago(100))
+            .made();
+        shop.sale("of-another").made();
+        shop.sql(
+            "UPDATE invoices SET buyer_email = 'Dave@Example.com' WHERE id IN ('old', 'new', 'older');
+             UPDATE invoices SET buyer_email = 'xdave@example.com' WHERE id = 'of-another'",
+        );
+        let before = shop.everything();
+        let dry = shop.looks_into(&["-n", "dave@example.COM"]);
+        assert_eq!(shown(&dry), ["new", "old", "older"]);
+        assert_eq!(shop.everything(), before);
+        // Beside an id, and each once.
+        let both = shop.looks_into(&["-n", "btc-old", "dave@example.com", "of-another"]);
+        assert_eq!(shown(&both), ["old", "new", "older", "of-another"]);
+
+        let report = shop.reconcile().flag("dave@example.com").json(0);
+        let ids: Vec<&Value> = report["invoices"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|invoice| &invoice["invoice_id"])
+            .collect();
+        assert_eq!(ids, ["new", "old", "older"]);
+        assert_eq!(shop.state("new"), "settled, licensed");
+        assert_eq!(shop.state("old"), "settled, licensed");
+        assert_eq!(shop.state("of-another"), "pending");
+    }
+}
+
+#[test]
+fn newest_of_a_buyers_many_sales_are_shown_and_that_is_said() {
+    let shop = Shop::open();
+    shop.many_sales(23, |_| "New");
+    shop.sql("UPDATE invoices SET buyer_email = 'dave@example.com' WHERE id <> '0'");
+    let run = || shop.reconcile().flag("-n").flag("dave@example.com");
+    let ran = run().exits(0).warns(
+        "warning: dave@example.com has 2 more invoices than the newest 20. Name those by id",
+    );
+    let newest: Vec<String> = (1..=20).map(|place| place.to_string()).collect();
+    assert_eq!(shown(&ran), newest);
+    shop.sql("DELETE FROM invoices WHERE CAST(id AS INTEGER) > 20");
+    assert_eq!(shown(&run().exits(0).warns("")), newest);
+}
+
+#[test]
+fn address_of_no_buyer_fails_without_a_request() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    for address in ["dave@example.com", "a@example.co", "%@example.com", "@"] {
+        let run = || shop.reconcile().flag("-n").flag(address);
+        let error =
+            "no invoice has a buyer with this address. The buyer may have given another one";
+        run()
+            .exits(3)
+            .warns(&format!("error: '{address}': {error}"));
+        let report = run().json(3);
+        assert_eq!(
+            report["failures"],
+            json!([{"invoice_id": address, "btcpay_invoice_id": address, "error": error}])
+        );
+    }
+    // To decide about one sale, its id is needed.
+    for option in ["--issue", "--acknowledge"] {
+        shop.reconcile()
+            .option(option, "a@example.com")
+            .exits(3)
+            .warns("error: 'a@example.com': no invoice has this id. To find a sale by its buyer: reconcile -n ADDRESS");
+    }
+    assert_eq!(shop.state("a"), "pending");
+    let asked = shop.btcpay.requests();
+    assert!(
+        asked.iter().all(|path| path.contains("api-keys")),
+        "{asked:?}"
+    );
+}
+
 #[test]
 fn what_the_service_has_just_touched_is_left_alone_and_that_is_said() {
     let now = "strftime('%Y-%m-%dT%H:%M:%SZ')";
@@ -172,7 +267,10 @@ fn unknown_and_ambiguous_ids_fail_and_the_others_are_shown() {
     elsewhere.order_id = Some("order-7".into());
     shop.btcpay.add(elsewhere);
     for (id, error) in [
-        ("unknown", "no invoice has this id"),
+        (
+            "unknown",
+            "no invoice has this id. To find a sale by its buyer: reconcile -n ADDRESS",
+        ),
         (
             "twice",
             "several invoices have this id. Give the other one[..]",
@@ -184,7 +282,7 @@ fn unknown_and_ambiguous_ids_fail_and_the_others_are_shown() {
     ] {
         let ran = shop.reconcile().flag("-n").flag(id).flag("a").exits(3);
         shows(&ran, "invoice a (BTCPay invoice btc-a)");
-        let line = format!("error: invoice {id} [..]: {error}");
+        let line = format!("error: '{id}': {error}");
         assert!(line_matches(&line, ran.stderr.trim_end()), "{}", ran.stderr);
     }
     // The other of its ids.

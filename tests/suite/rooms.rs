@@ -87,6 +87,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     (
         "named",
         &[
+            "secret",
             "stop",
             "invoice",
             "attention",
