@@ -119,8 +119,8 @@ fn look_at(
             return Err(stop.into());
         }
     };
-    let was_just_touched = database.was_just_touched(&invoice.id)?;
-    if !was_just_touched {
+    let is_left_alone = database.may_be_at_work_on(invoice)?;
+    if !is_left_alone {
         let asked = vec![(invoice.clone(), word.clone())];
         reconcile(asked, database, report, moment, |_, _| {})?;
     }
@@ -145,7 +145,7 @@ fn look_at(
         history,
         answer,
         payments,
-        was_just_touched,
+        is_left_alone,
     ));
     Ok(())
 }

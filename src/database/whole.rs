@@ -7,7 +7,8 @@ use super::Database;
 use super::candidates::GRACE_SECONDS;
 use super::errors::explain;
 use super::row::shown;
-use crate::invoice::{Event, Here, InvoiceId};
+use crate::decide::is_complete;
+use crate::invoice::{Event, Here, Invoice, InvoiceId};
 
 const HISTORY: &str = "
 SELECT occurred_at, actor_kind, action, details_json
@@ -24,15 +25,18 @@ SELECT status = 'settled'
  WHERE id = :id";
 
 impl Database {
-    /// Whether a settled invoice was touched within the last minute, so that the service may still be at
-    /// work on it.
+    /// Whether the service may still be at work on `invoice`: it is settled and incomplete, and was
+    /// touched within the last minute.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub fn was_just_touched(&self, id: &InvoiceId) -> Result<bool> {
+    pub fn may_be_at_work_on(&self, invoice: &Invoice) -> Result<bool> {
+        if is_complete(invoice) {
+            return Ok(false);
+        }
         let values = named_params! {
-            ":id": id.0,
+            ":id": invoice.id.0,
             ":now": self.clock.now,
             ":untouched_since": self.clock.now - GRACE_SECONDS,
         };

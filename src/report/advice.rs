@@ -474,7 +474,8 @@ fn shell_word(text: &str) -> String {
     }
 }
 
-fn as_local(status: BtcpayStatus) -> LocalStatus {
+/// The database's word for what BTCPay Server says.
+pub fn as_local(status: BtcpayStatus) -> LocalStatus {
     match status {
         BtcpayStatus::New | BtcpayStatus::Processing => LocalStatus::Pending,
         BtcpayStatus::Settled => LocalStatus::Settled,

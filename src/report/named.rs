@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::block::blocks;
 use super::table::{INDENT, WIDEST_TEXT, with_separators};
-use super::{PaymentJson, Report, escape, text};
+use super::{PaymentJson, Report, advice, escape, text};
 use crate::invoice::{
     AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Event, Here, Invoice, InvoiceId,
     Payment,
@@ -24,7 +24,7 @@ pub struct Named {
     done: String,
     history: Vec<Event>,
     #[serde(skip)]
-    was_just_touched: bool,
+    is_left_alone: bool,
 }
 
 /// All that BTCPay Server says of it.
@@ -49,7 +49,7 @@ impl Named {
         history: Vec<Event>,
         answer: Option<Answer>,
         payments: Option<Vec<Payment>>,
-        was_just_touched: bool,
+        is_left_alone: bool,
     ) -> Self {
         let decimal = |amount: Option<rust_decimal::Decimal>| {
             amount.map(|amount| amount.normalize().to_string())
@@ -72,8 +72,14 @@ impl Named {
             }),
             done: String::new(),
             history,
-            was_just_touched,
+            is_left_alone,
         }
+    }
+
+    fn statuses_agree(&self) -> bool {
+        let there = self.btcpay.as_ref();
+        let there = there.map(|there| advice::as_local(there.status).word());
+        there.is_some() && there == self.here.status.as_deref()
     }
 
     /// BTCPay Server gave no answer that can be used.
@@ -91,7 +97,7 @@ impl Report {
 
     fn done(&self, named: &Named) -> String {
         let id = &named.invoice_id;
-        if named.was_just_touched {
+        if named.is_left_alone {
             return "nothing: it was touched within the last minute, and the service may be at work on it".into();
         }
         if self.failures.iter().any(|failed| failed.invoice_id == *id) {
@@ -111,7 +117,11 @@ impl Report {
         let over = self.resolved.iter().filter(|over| over.invoice_id == *id);
         done.extend(over.map(|over| format!("over: {}", over.reason.replace('_', " "))));
         if done.is_empty() {
-            "nothing: there is nothing to do".into()
+            if named.statuses_agree() {
+                "nothing: the database and BTCPay agree".into()
+            } else {
+                "nothing: there is nothing to do".into()
+            }
         } else if change.is_none() {
             format!("nothing; {}", done.join("; "))
         } else {

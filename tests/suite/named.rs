@@ -67,6 +67,8 @@ fn paid_sale_without_a_license_gets_it_by_either_id() {
     }
 }
 
+const AGREE: &str = "nothing: the database and BTCPay agree";
+
 #[test]
 fn any_age_and_status_can_be_named() {
     let long_ago = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now', '-100 days')";
@@ -84,25 +86,23 @@ fn any_age_and_status_can_be_named() {
             "expired -> settled, license [..] issued",
         ),
         ("pending", "Expired", false, "pending -> expired"),
-        ("pending", "New", false, "nothing: there is nothing to do"),
+        ("pending", "New", false, AGREE),
+        ("pending", "Processing", false, AGREE),
+        ("settled", "Settled", true, AGREE),
         (
             "settled",
-            "Settled",
+            "Processing",
             true,
             "nothing: there is nothing to do",
         ),
+        ("expired", "New", false, "nothing: there is nothing to do"),
         (
             "settled",
             "Expired",
             true,
             "nothing; needs attention: licensed not paid",
         ),
-        (
-            "expired",
-            "Expired",
-            false,
-            "nothing: there is nothing to do",
-        ),
+        ("expired", "Expired", false, AGREE),
         (
             "invalid",
             "Invalid",
@@ -252,6 +252,28 @@ fn what_the_service_has_just_touched_is_left_alone_and_that_is_said() {
         assert_eq!(shop.everything(), before);
         shop.seconds_pass(90);
         let ran = shop.looks_into(&["a"]);
+        assert!(!ran.stdout.contains("last minute"), "{}", ran.stdout);
+    }
+}
+
+#[test]
+fn what_was_just_completed_agrees() {
+    for open in SHOPS {
+        let shop = open();
+        shop.sale("a").redemption("pending").made();
+        shop.reconcile().exits(0);
+        for words in [&["-n", "a"][..], &["a"]] {
+            shows(&shop.looks_into(words), &format!("done      {AGREE}"));
+        }
+        // By the service too.
+        let now = "strftime('%Y-%m-%dT%H:%M:%SZ')";
+        let sale = shop.sale("free").here("settled").there("New");
+        sale.licensed().updated(now).made();
+        shop.sql(
+            "UPDATE invoices SET btcpay_invoice_id = 'free-1', amount_sats = 0 WHERE id = 'free'",
+        );
+        let ran = shop.looks_into(&["-n", "free"]);
+        shows(&ran, "BTCPay    -");
         assert!(!ran.stdout.contains("last minute"), "{}", ran.stdout);
     }
 }
