@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -421,9 +421,12 @@ fn unreadable_key(path: &Path, error: &io::Error) -> anyhow::Error {
         io::ErrorKind::InvalidData => "it is not a text file".into(),
         other => other.to_string(),
     };
+    let advice = match (error.kind(), path.metadata()) {
+        (io::ErrorKind::PermissionDenied, Ok(metadata)) => for_this_user_only(path, &metadata),
+        _ => "Correct --api-key-file (BTCPAY_API_KEY_FILE)".into(),
+    };
     anyhow!(
-        "cannot read the API key file {}: {why}. Correct --api-key-file (BTCPAY_API_KEY_FILE) or the \
-         file's permissions",
+        "cannot read the API key file {}: {why}. {advice}",
         path.display()
     )
 }
@@ -436,9 +439,23 @@ fn warn_if_others_read(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot access the API key file {shown}"))?;
     let is_open = metadata.is_file() && metadata.permissions().mode() & 0o077 != 0;
     if is_open && !is_guarded(path, variable("CREDENTIALS_DIRECTORY").as_deref()) {
-        warn!("other users can read the API key file {shown}. Run: chmod 600 '{shown}'");
+        let close = for_this_user_only(path, &metadata);
+        warn!("other users can read the API key file {shown}. {close}");
     }
     Ok(())
+}
+
+/// How a file with this `metadata` becomes one that only this user can read. root reads it whoever has
+/// it, and need not take it from the service's user.
+fn for_this_user_only(path: &Path, metadata: &fs::Metadata) -> String {
+    let shown = path.display();
+    let this_user = fs::metadata("/proc/self").map(|process| process.uid());
+    match this_user {
+        Ok(user) if user != 0 && user != metadata.uid() => {
+            format!("As root: chown {user} '{shown}' && chmod 600 '{shown}'")
+        }
+        Ok(_) | Err(_) => format!("Run: chmod 600 '{shown}'"),
+    }
 }
 
 /// Whether a container engine or systemd, which put the file there, decides who reads it.

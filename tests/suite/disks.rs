@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::program::{Ran, Run};
 use crate::shop::{STOPPED, Shop};
 
-const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
 /// Runs as an unprivileged user, because permissions do not stop root.
 pub fn as_nobody(shop: &Shop, run: Run, code: i32) -> Ran {

@@ -1,10 +1,12 @@
 //! Command-line options, environment variables, and the exit code of each mistake.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
 
 use crate::btcpay::{KEY, STORE};
-use crate::program::{Run, line_matches};
+use crate::disks::{NOBODY, as_nobody};
+use crate::program::{Ran, Run, line_matches};
 use crate::shop::Shop;
 
 /// A run configured entirely by environment variables.
@@ -110,7 +112,7 @@ fn malformed_api_key_is_a_configuration_error() {
             .option("--api-key-file", file)
             .exits(2)
             .warns(&format!(
-                "error: cannot read the API key file {file}: {why}. Correct --api-key-file [..]"
+                "error: cannot read the API key file {file}: {why}. Correct --api-key-file (BTCPAY_API_KEY_FILE)"
             ));
     }
 }
@@ -333,6 +335,39 @@ fn readable_key_file_warns_with_chmod_command() {
             .exits(0)
             .warns(warning);
     }
+}
+
+#[test]
+fn key_file_of_another_user_is_handed_over_and_not_only_closed() {
+    let shop = Shop::open();
+    shop.sale("a").made();
+    // It is root's, and where the tests do not run as root, this user's.
+    let file = shop.private_file("key", KEY);
+    let metadata = fs::metadata(&file).unwrap();
+    let close = if metadata.uid() == 0 {
+        format!("As root: chown {NOBODY} '{file}' && chmod 600 '{file}'")
+    } else {
+        format!("Run: chmod 600 '{file}'")
+    };
+    let run = |code| {
+        as_nobody(
+            &shop,
+            by_environment(&shop).option("--api-key-file", &file),
+            code,
+        )
+    };
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    run(0).warns(&format!(
+        "warning: other users can read the API key file {file}. {close}"
+    ));
+    fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
+    run(2).warns(&format!(
+        "error: cannot read the API key file {file}: permission denied. {close}"
+    ));
+    let mut as_advised = Command::new("sh");
+    as_advised.args(["-c", close.split_once(": ").unwrap().1]);
+    Ran::of(as_advised, 0);
+    run(0).warns("");
 }
 
 #[test]
