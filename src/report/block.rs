@@ -7,6 +7,7 @@ use super::NeedsAttention;
 use super::advice::{self, Advice};
 use super::escape;
 use super::table::{age, with_separators};
+use super::wrap::wrap;
 use crate::decide::Attention;
 use crate::invoice::{InvoiceId, LocalStatus, Sale};
 
@@ -123,21 +124,12 @@ impl Block {
     /// For a terminal of so many `columns`; else each line as it is, since the reader's own program
     /// wraps it.
     pub fn text(&self, columns: Option<usize>) -> String {
-        let lines = self.lines.iter().map(|line| match (line, columns) {
-            (Line::Text(text), Some(columns)) => textwrap::fill(text, wrapping(text, columns)),
-            (Line::Text(text) | Line::Whole(text), _) => text.clone(),
+        let lines = self.lines.iter().map(|line| match line {
+            Line::Text(text) => wrap("", text, "", columns),
+            Line::Whole(text) => text.clone(),
         });
         lines.collect::<Vec<_>>().join("\n")
     }
-}
-
-/// Ids and addresses are copied whole.
-fn wrapping(text: &str, columns: usize) -> textwrap::Options<'static> {
-    // Each makes a character before it an emoji, which is one column wider than textwrap thinks.
-    let selectors = text.matches('\u{fe0f}').count();
-    textwrap::Options::new(columns.saturating_sub(selectors))
-        .word_splitter(textwrap::WordSplitter::NoHyphenation)
-        .break_words(false)
 }
 
 /// In BTCPay's currency, else in sats as the database has it.

@@ -12,6 +12,7 @@ mod paid;
 pub mod stderr;
 mod table;
 mod text;
+mod wrap;
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};
@@ -91,12 +92,15 @@ pub struct Report {
 #[derive(Debug)]
 struct Live {
     stdout: BufWriter<anstream::Stdout>,
+    /// The width of the terminal, if it is one.
+    columns: Option<usize>,
     /// The first error. The run goes on all the same: a full disk of logs must stop no recovery.
     error: Option<io::Error>,
 }
 
 impl Live {
     fn write(&mut self, line: &str) {
+        let line = wrap::wrap("", line, wrap::INDENT, self.columns);
         let written = writeln!(self.stdout, "{line}");
         self.note(written);
     }
@@ -282,6 +286,7 @@ impl Report {
             products: HashSet::new(),
             live: live.then(|| Live {
                 stdout: BufWriter::new(anstream::stdout()),
+                columns: stderr::columns_of(io::stdout()),
                 error: None,
             }),
             public_url,

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::block::blocks;
-use super::table::{INDENT, WIDEST_TEXT, with_separators};
+use super::table::{WIDEST_TEXT, with_separators};
+use super::wrap::{INDENT, wrap};
 use super::{PaymentJson, Report, advice, escape, text};
 use crate::invoice::{
     AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Event, Here, Invoice, InvoiceId,
@@ -143,9 +144,11 @@ pub fn write(
             "invoice {} (BTCPay invoice {})",
             named.invoice_id, named.btcpay_invoice_id
         );
-        writeln!(out, "{}", escape::line(&ids))?;
+        writeln!(out, "{}", wrap("", &escape::line(&ids), INDENT, columns))?;
         for (name, value) in lines(named) {
-            writeln!(out, "  {name:<9} {}", escape::line(&value))?;
+            let line = format!("{name:<9} {}", escape::line(&value));
+            let below_the_value = " ".repeat(12);
+            writeln!(out, "{}", wrap(INDENT, &line, &below_the_value, columns))?;
         }
         let attention = report.attention.iter();
         let items: Vec<_> = attention
@@ -164,7 +167,8 @@ pub fn write(
                 "{} {} {} {}",
                 event.occurred_at, event.actor_kind, event.action, event.details
             );
-            writeln!(out, "  {}", escape::line(&line))?;
+            let line = wrap(INDENT, &escape::line(&line), "    ", columns);
+            writeln!(out, "{line}")?;
         }
         writeln!(out)?;
     }

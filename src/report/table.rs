@@ -12,13 +12,12 @@ use jiff::Timestamp;
 
 use super::block::blocks;
 use super::escape;
+use super::wrap::{INDENT, wrap};
 use super::{Changed, Report};
-use crate::invoice::{LocalStatus, RedemptionStatus, Sale};
+use crate::invoice::{LocalStatus, RedemptionStatus};
 
 /// Text that goes to no terminal could be of any width; lines are easier to read.
 pub const WIDEST_TEXT: usize = 100;
-
-pub const INDENT: &str = "  ";
 
 const HEADING: Style = Style::new().bold();
 const HEADER: Style = Style::new().dimmed();
@@ -99,16 +98,25 @@ pub fn write(
 }
 
 struct Item {
-    /// Buyer, product, amount, age.
-    sale: [String; 4],
+    buyer: String,
+    product: String,
+    amount: String,
+    age: String,
     id: String,
     discount: &'static str,
 }
 
 impl Item {
     fn of_change(change: &Changed, now: Timestamp) -> Self {
+        let sale = &change.sale;
+        let text = |text: Option<&str>| escape::line(text.unwrap_or("-"));
         Self {
-            sale: cells(&change.sale, now),
+            buyer: text(sale.buyer_email.as_deref()),
+            product: text(sale.product.as_deref()),
+            amount: format!("{} sats", with_separators(sale.amount_sats)),
+            age: sale.created_at.map_or("-".into(), |created| {
+                age(now.as_second() - created.as_second())
+            }),
             id: escape::line(&change.invoice_id.0),
             discount: match change.redemption {
                 Some(RedemptionStatus::Redeemed) => "redeemed",
@@ -117,18 +125,6 @@ impl Item {
             },
         }
     }
-}
-
-fn cells(sale: &Sale, now: Timestamp) -> [String; 4] {
-    let text = |text: Option<&str>| escape::line(text.unwrap_or("-"));
-    [
-        text(sale.buyer_email.as_deref()),
-        text(sale.product.as_deref()),
-        format!("{} sats", with_separators(sale.amount_sats)),
-        sale.created_at.map_or("-".into(), |created| {
-            age(now.as_second() - created.as_second())
-        }),
-    ]
 }
 
 fn write_group(
@@ -148,18 +144,78 @@ fn write_group(
     writeln!(out, "{HEADER}{}{HEADER:#}", header.trim_end())?;
     for (item, line) in items.iter().zip(lines) {
         writeln!(out, "{}", line.trim_end())?;
-        if !layout.id_in_row {
-            writeln!(out, "    invoice {}", item.id)?;
+        if !layout.has(Column::Buyer) {
+            writeln!(out, "{}", wrap(BELOW, &item.buyer, BELOW, columns))?;
+        }
+        if !layout.has(Column::Invoice) {
+            let invoice = format!("invoice {}", item.id);
+            writeln!(out, "{}", wrap(BELOW, &invoice, BELOW, columns))?;
         }
     }
     writeln!(out)
 }
 
-/// Which columns a table has. Buyer and product may be cut; an id never is, and gets its own line
-/// under the row if they would be cut too short beside it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Column {
+    Buyer,
+    Product,
+    Amount,
+    Age,
+    Invoice,
+    Discount,
+}
+
+impl Column {
+    const ALL: [Self; 6] = [
+        Self::Buyer,
+        Self::Product,
+        Self::Amount,
+        Self::Age,
+        Self::Invoice,
+        Self::Discount,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Buyer => "buyer",
+            Self::Product => "product",
+            Self::Amount => "amount",
+            Self::Age => "age",
+            Self::Invoice => "invoice",
+            Self::Discount => "discount",
+        }
+    }
+
+    fn of(self, item: &Item) -> &str {
+        match self {
+            Self::Buyer => &item.buyer,
+            Self::Product => &item.product,
+            Self::Amount => &item.amount,
+            Self::Age => &item.age,
+            Self::Invoice => &item.id,
+            Self::Discount => item.discount,
+        }
+    }
+
+    const fn may_be_cut(self) -> bool {
+        match self {
+            Self::Buyer | Self::Product => true,
+            Self::Amount | Self::Age | Self::Invoice | Self::Discount => false,
+        }
+    }
+
+    const fn is_number(self) -> bool {
+        match self {
+            Self::Amount | Self::Age => true,
+            Self::Buyer | Self::Product | Self::Invoice | Self::Discount => false,
+        }
+    }
+}
+
+/// Which columns a table has. Buyer and product may be cut. If they would be cut too short, first the
+/// id, which never is, and then the buyer get lines of their own under the row.
 struct Layout {
-    id_in_row: bool,
-    has_discount: bool,
+    columns: Vec<Column>,
 }
 
 /// The least that is left of a buyer or a product.
@@ -167,21 +223,44 @@ const NARROWEST: usize = 14;
 const WIDEST: u16 = 40;
 /// Before each column.
 const GAP: u16 = 2;
+/// Before what is under a row.
+const BELOW: &str = "    ";
 
 impl Layout {
     fn for_items(items: &[Item], columns: Option<usize>) -> Self {
-        let mut layout = Self {
-            id_in_row: true,
-            has_discount: items.iter().any(|item| !item.discount.is_empty()),
+        let has_discount = items.iter().any(|item| !item.discount.is_empty());
+        let without = |below: &[Column]| {
+            let is_shown = |column: &Column| {
+                !below.contains(column) && (has_discount || *column != Column::Discount)
+            };
+            Self {
+                columns: Column::ALL.into_iter().filter(is_shown).collect(),
+            }
         };
-        let widths = layout.bare_table(items).column_max_content_widths();
-        let widths = widths.iter().map(|width| usize::from(*width));
-        let (cut, whole): (Vec<_>, Vec<_>) = widths.enumerate().partition(|(place, _)| *place < 2);
-        let cut = cut.iter().map(|(_, width)| width.min(&NARROWEST));
-        let needed: usize = cut.chain(whole.iter().map(|(_, width)| width)).sum();
-        let gaps = usize::from(GAP) * (whole.len() + 2);
-        layout.id_in_row = columns.is_none_or(|columns| needed + gaps <= columns);
-        layout
+        let fits = |layout: &Self| columns.is_none_or(|columns| layout.needs(items) <= columns);
+        let wider = [without(&[]), without(&[Column::Invoice])];
+        let fitting = wider.into_iter().find(fits);
+        fitting.unwrap_or_else(|| without(&[Column::Invoice, Column::Buyer]))
+    }
+
+    fn has(&self, column: Column) -> bool {
+        self.columns.contains(&column)
+    }
+
+    /// How wide it is if what may be cut is cut to the least.
+    fn needs(&self, items: &[Item]) -> usize {
+        let widths = self.bare_table(items).column_max_content_widths();
+        let columns = self.columns.iter().zip(widths);
+        let needed = columns.map(|(column, width)| {
+            let width = usize::from(width);
+            let width = if column.may_be_cut() {
+                width.min(NARROWEST)
+            } else {
+                width
+            };
+            width + usize::from(GAP)
+        });
+        needed.sum()
     }
 
     fn table(&self, items: &[Item], columns: Option<usize>) -> Table {
@@ -191,14 +270,15 @@ impl Layout {
             .set_truncation_indicator("…")
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_width(columns.map_or(u16::MAX, |columns| columns.try_into().unwrap_or(u16::MAX)));
-        for (place, column) in table.column_iter_mut().enumerate() {
-            column.set_padding((GAP, 0));
-            column.set_constraint(match place {
-                0 | 1 => ColumnConstraint::UpperBoundary(Width::Fixed(WIDEST + GAP)),
-                _ => ColumnConstraint::ContentWidth,
+        for (column, shown) in self.columns.iter().zip(table.column_iter_mut()) {
+            shown.set_padding((GAP, 0));
+            shown.set_constraint(if column.may_be_cut() {
+                ColumnConstraint::UpperBoundary(Width::Fixed(WIDEST + GAP))
+            } else {
+                ColumnConstraint::ContentWidth
             });
-            if matches!(place, 2 | 3) {
-                column.set_cell_alignment(CellAlignment::Right);
+            if column.is_number() {
+                shown.set_cell_alignment(CellAlignment::Right);
             }
         }
         table
@@ -206,18 +286,15 @@ impl Layout {
 
     fn bare_table(&self, items: &[Item]) -> Table {
         let mut table = Table::new();
-        table.set_header(self.row(["buyer", "product", "amount", "age"], "invoice", "discount"));
+        table.set_header(self.row(Column::name));
         for item in items {
-            let sale = item.sale.each_ref().map(String::as_str);
-            table.add_row(self.row(sale, &item.id, item.discount));
+            table.add_row(self.row(|column| column.of(item)));
         }
         table
     }
 
-    fn row(&self, sale: [&str; 4], id: &str, discount: &str) -> Row {
-        let id = self.id_in_row.then_some(id);
-        let discount = self.has_discount.then_some(discount);
-        let mut row = Row::from(sale.into_iter().chain(id).chain(discount));
+    fn row<'a>(&self, text: impl Fn(Column) -> &'a str) -> Row {
+        let mut row = Row::from(self.columns.iter().map(|column| text(*column)));
         row.max_height(1);
         row
     }
@@ -244,7 +321,7 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::invoice::{BtcpayInvoiceId, InvoiceId, Missing};
+    use crate::invoice::{BtcpayInvoiceId, InvoiceId, Missing, Sale};
 
     const NOW: i64 = 1_000_000;
     const UUID: &str = "0f8d2c1e-64f2-4c59-9a41-0c6a54b6f3d1";
@@ -340,6 +417,30 @@ Paid: settled, license issued (3)
     invoice inv-3
 
 "
+            )
+        );
+    }
+
+    #[test]
+    fn narrower_terminal_gets_whole_buyers_on_their_own_lines() {
+        assert_eq!(
+            tables(&odd_sales(), Some(60)),
+            format!(
+                "\
+Paid: settled, license issued (3)
+  product              amount   age  discount
+  Pro             21,000 sats   now  redeemed
+    山田@example.com
+    invoice {UUID}
+  Pro                  1 sats   1 h  redeemed
+    {}@example.com
+    invoice inv-2
+  Pro      2,100,000,000 sats  11 d  redeemed
+    e\u{301}ve\\u{{1b}}[2J
+    invoice inv-3
+
+",
+                "a".repeat(60)
             )
         );
     }

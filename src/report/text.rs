@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 
 use super::escape;
+use super::wrap::{INDENT, wrap};
 use super::{Acknowledged, Changed, Reader, Report, Resolved, drift, named, table};
 use crate::invoice::Missing;
 
@@ -30,14 +31,16 @@ pub fn write(
     } else if report.dry_run {
         table::write(out, report, now, reader.columns)?;
         for resolved in &report.resolved {
-            writeln!(out, "{}", self::resolved(resolved))?;
+            let line = self::resolved(resolved);
+            writeln!(out, "{}", wrap("", &line, INDENT, reader.columns))?;
         }
     }
     for drift in &report.count_drift {
         writeln!(out, "{}", escape::line(&drift::line(drift)))?;
     }
     let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    writeln!(out, "{second} {}", summary(report))
+    let line = format!("{second} {}", summary(report));
+    writeln!(out, "{}", wrap("", &line, INDENT, reader.columns))
 }
 
 /// Whether there is more to tell than counts.

@@ -14,6 +14,10 @@ use crate::shop::Shop;
 
 /// Starts the run in a terminal and returns everything the terminal receives.
 fn in_a_terminal(run: Run, environment: &[(&str, &str)]) -> String {
+    in_a_terminal_of(COLUMNS, run, environment)
+}
+
+fn in_a_terminal_of(columns: usize, run: Run, environment: &[(&str, &str)]) -> String {
     let mut script = run.beside("script");
     let run = run.command();
     let words = [run.get_program()].into_iter().chain(run.get_args());
@@ -23,7 +27,7 @@ fn in_a_terminal(run: Run, environment: &[(&str, &str)]) -> String {
     script
         .args(["--quiet", "--return", "--command"])
         .arg(format!(
-            "stty cols {COLUMNS} rows 300; {}",
+            "stty cols {columns} rows 300; {}",
             quoted.join(" ")
         ))
         .arg("/dev/null")
@@ -74,6 +78,106 @@ fn invoice_id_stays_whole_in_a_narrow_terminal() {
     );
     let piped = shop.reconcile().flag("-n").exits(0).stdout;
     assert!(piped.contains(&format!("  {ID}  redeemed")), "{piped}");
+}
+
+/// Checks that every line fits the terminal, unless it is one word, which is never broken.
+#[track_caller]
+fn fits(shown: &str, columns: usize) {
+    for line in shown.lines() {
+        let is_one_word = line.split_whitespace().count() == 1;
+        assert!(
+            line.width() <= columns || is_one_word,
+            "{columns}: {line}\n{shown}"
+        );
+    }
+}
+
+/// As scripts and people who copy it need it.
+#[track_caller]
+fn has_whole(shown: &str, words: &[&str]) {
+    for word in words {
+        assert!(shown.contains(word), "no {word}:\n{shown}");
+    }
+}
+
+#[test]
+fn buyer_and_product_are_readable_in_a_narrow_terminal() {
+    const BUYER: &str = "alice.liddell@example.com";
+    let shop = Shop::open();
+    shop.sale("a").made();
+    shop.sql(&format!(
+        "UPDATE products SET name = 'Editor Pro';
+         UPDATE invoices SET buyer_email = '{BUYER}'"
+    ));
+    let shown = |columns| {
+        let run = shop.reconcile().flag("-n");
+        in_a_terminal_of(columns, run, &[("NO_COLOR", "1")])
+    };
+    let narrow = shown(40);
+    let lines: Vec<&str> = narrow.lines().map(str::trim_end).collect();
+    assert_eq!(
+        lines[..5],
+        [
+            "Paid: settled, license issued (1)",
+            "  product          amount  age",
+            "  Editor Pro  21,000 sats  1 h",
+            &format!("    {BUYER}"),
+            "    invoice a",
+        ]
+    );
+    for columns in [40, 60, 80] {
+        let shown = shown(columns);
+        fits(&shown, columns);
+        has_whole(&shown, &["Editor Pro"]);
+        if columns != 60 {
+            has_whole(&shown, &[BUYER]);
+        }
+    }
+}
+
+#[test]
+fn long_lines_break_at_blanks_and_ids_stay_whole() {
+    const ID: &str = "0f8d2c1e-64f2-4c59-9a41-0c6a54b6f3d1";
+    for columns in [40, 60, 80] {
+        let shop = Shop::open();
+        shop.sale(ID).redemption("pending").made();
+        for id in ["late", "accepted"] {
+            let sale = shop.sale(id).there("Expired");
+            sale.additional("PaidLate", "0.00021").made();
+        }
+        let run = |flags: &[&str]| {
+            let run = flags
+                .iter()
+                .fold(shop.reconcile(), |run, flag| run.flag(flag));
+            in_a_terminal_of(columns, run, &[("NO_COLOR", "1")])
+        };
+        let changed = run(&[]);
+        fits(&changed, columns);
+        let license = shop.query("SELECT id FROM licenses");
+        has_whole(&changed, &[ID, &license]);
+
+        let named = run(&["-n", ID, "late"]);
+        fits(&named, columns);
+        has_whole(&named, &[ID, &license]);
+
+        let acknowledged = run(&["--acknowledge", "accepted"]);
+        fits(&acknowledged, columns);
+        has_whole(&acknowledged, &["acknowledged:"]);
+        shop.btcpay.mark("btc-late", "Settled");
+        // It is over now, in both kinds of run.
+        for flags in [&["-n", "--recheck"][..], &["--recheck"]] {
+            let over = run(flags);
+            fits(&over, columns);
+            has_whole(&over, &["over:"]);
+        }
+    }
+    // Where a program reads it, a line is a line.
+    let shop = Shop::open();
+    shop.sale(ID).redemption("pending").made();
+    let change = "invoice [..] (BTCPay invoice [..]): pending -> settled, license [..] issued, redemption redeemed";
+    shop.reconcile()
+        .exits(0)
+        .prints(&format!("{change}\n20[..]Z 1 checked, 1 changed; [..] ms"));
 }
 
 const BOLD: &str = "\u{1b}[1m";
