@@ -1,7 +1,7 @@
 //! The node behind the loopback BTCPay Server: as much of bitcoind's JSON-RPC as it takes to pay an
 //! invoice on regtest.
 
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -24,14 +24,19 @@ pub fn start(state: &Arc<Mutex<State>>) -> String {
     format!("http://regtest:regtest@{address}/")
 }
 
-fn serve(mut stream: TcpStream, state: &Mutex<State>) {
-    while let Some(request) = read_request(&mut stream) {
+fn serve(stream: TcpStream, state: &Mutex<State>) {
+    let mut incoming = BufReader::new(stream);
+    while let Some(request) = read_request(&mut incoming) {
         let (status, body) = answer(&mut state.lock().unwrap(), &request);
         let head = format!(
             "HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        if stream.write_all((head + &body).as_bytes()).is_err() {
+        if incoming
+            .get_mut()
+            .write_all((head + &body).as_bytes())
+            .is_err()
+        {
             return;
         }
     }

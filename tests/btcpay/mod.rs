@@ -10,7 +10,7 @@ mod list;
 mod version;
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -337,8 +337,10 @@ struct Request {
     body: Vec<u8>,
 }
 
-fn serve(mut stream: TcpStream, state: &Mutex<State>) {
-    while let Some(request) = read_request(&mut stream) {
+fn serve(stream: TcpStream, state: &Mutex<State>) {
+    let mut incoming = BufReader::new(stream);
+    while let Some(request) = read_request(&mut incoming) {
+        let stream = incoming.get_mut();
         let (asked, hook) = {
             let mut state = state.lock().unwrap();
             let asked = state.asked_for(&request.path);
@@ -431,12 +433,12 @@ impl State {
 }
 
 /// `None` if the client closed the connection.
-fn read_request(stream: &mut TcpStream) -> Option<Request> {
+fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).ok()?;
-        bytes.extend(byte);
+        if stream.read_until(b'\n', &mut bytes).ok()? == 0 {
+            return None;
+        }
     }
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut headers);
