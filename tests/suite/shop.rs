@@ -5,6 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
@@ -21,9 +22,14 @@ pub const BTC: &str = "0.00021";
 /// The summary of a run that stopped before it changed anything.
 pub const STOPPED: &str = "20[..]Z [..]checked; [..]; stopped early[..]";
 
+const DATABASE: &str = "licenses.db";
+
 pub struct Shop {
     pub btcpay: Btcpay,
     folder: TempDir,
+    /// Stays open from one statement of a test to the next, since opening a database costs more than
+    /// most of them. Never during a run, see [`Shop::path`].
+    open: Mutex<Option<Connection>>,
     /// An SQL expression, fixed when the shop opens, so that all sales of a test have the same
     /// time, however long the test takes.
     an_hour_ago: String,
@@ -44,6 +50,7 @@ impl Shop {
         let shop = Self {
             btcpay: Btcpay::start(),
             folder: TempDir::new().unwrap(),
+            open: Mutex::new(None),
             an_hour_ago: an_hour_ago(),
         };
         shop.sql(schema);
@@ -80,10 +87,12 @@ impl Shop {
     }
 
     pub fn database(&self) -> PathBuf {
-        self.folder.path().join("licenses.db")
+        self.path(DATABASE)
     }
 
+    /// Whoever asks for a path is about to use the file, and finds it as closed as a test leaves it.
     pub fn path(&self, name: &str) -> PathBuf {
+        *self.open.lock().unwrap() = None;
         self.folder.path().join(name)
     }
 
@@ -96,43 +105,40 @@ impl Shop {
     }
 
     pub fn connection(&self) -> Connection {
-        let connection = Connection::open(self.database()).unwrap();
-        // Tests insert rows that a careful service would not.
-        connection
-            .pragma_update(None, "foreign_keys", false)
-            .unwrap();
-        // No test pulls the plug.
-        connection
-            .pragma_update(None, "synchronous", "off")
-            .unwrap();
-        connection
+        open(&self.database())
     }
 
     pub fn sql(&self, sql: &str) {
-        self.connection().execute_batch(sql).unwrap();
+        self.with_connection(|connection| connection.execute_batch(sql).unwrap());
+    }
+
+    fn with_connection<T>(&self, act: impl FnOnce(&Connection) -> T) -> T {
+        let mut open_now = self.open.lock().unwrap();
+        act(open_now.get_or_insert_with(|| open(&self.folder.path().join(DATABASE))))
     }
 
     /// The result of a query in the format of the sqlite3 shell: `|` between cells, a line per row.
     #[track_caller]
     pub fn query(&self, sql: &str) -> String {
-        let connection = self.connection();
-        let mut statement = connection.prepare(sql).unwrap();
-        let columns = statement.column_count();
-        let rows = statement.query_map([], |row| {
-            let cells: Vec<String> = (0..columns)
-                .map(|column| match row.get_ref(column).unwrap() {
-                    ValueRef::Null => "NULL".into(),
-                    ValueRef::Integer(number) => number.to_string(),
-                    ValueRef::Real(number) => number.to_string(),
-                    ValueRef::Text(text) | ValueRef::Blob(text) => {
-                        String::from_utf8_lossy(text).into_owned()
-                    }
-                })
-                .collect();
-            Ok(cells.join("|"))
-        });
-        let rows: Result<Vec<String>, _> = rows.unwrap().collect();
-        rows.unwrap().join("\n")
+        self.with_connection(|connection| {
+            let mut statement = connection.prepare(sql).unwrap();
+            let columns = statement.column_count();
+            let rows = statement.query_map([], |row| {
+                let cells: Vec<String> = (0..columns)
+                    .map(|column| match row.get_ref(column).unwrap() {
+                        ValueRef::Null => "NULL".into(),
+                        ValueRef::Integer(number) => number.to_string(),
+                        ValueRef::Real(number) => number.to_string(),
+                        ValueRef::Text(text) | ValueRef::Blob(text) => {
+                            String::from_utf8_lossy(text).into_owned()
+                        }
+                    })
+                    .collect();
+                Ok(cells.join("|"))
+            });
+            let rows: Result<Vec<String>, _> = rows.unwrap().collect();
+            rows.unwrap().join("\n")
+        })
     }
 
     /// A sale of `pro` from an hour ago, not updated since, pending locally and settled in BTCPay.
@@ -259,6 +265,19 @@ impl Shop {
             .option("--store-id", btcpay::STORE)
             .env("BTCPAY_API_KEY", btcpay::KEY)
     }
+}
+
+fn open(database: &Path) -> Connection {
+    let connection = Connection::open(database).unwrap();
+    // Tests insert rows that a careful service would not.
+    connection
+        .pragma_update(None, "foreign_keys", false)
+        .unwrap();
+    // No test pulls the plug.
+    connection
+        .pragma_update(None, "synchronous", "off")
+        .unwrap();
+    connection
 }
 
 fn an_hour_ago() -> String {
