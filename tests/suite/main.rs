@@ -14,6 +14,8 @@ mod advice;
 mod answers;
 mod attention;
 mod backlog;
+// Waits longer than any other, so that it is good that it begins early: tests run in this order.
+mod bad_luck;
 mod candidates;
 mod completions;
 mod daemon;
