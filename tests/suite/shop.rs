@@ -217,7 +217,7 @@ impl Shop {
 
     /// Everything becomes older by this, in the database and in BTCPay.
     pub fn seconds_pass(&self, seconds: i64) {
-        self.sql(&self.older_by(seconds));
+        self.sql(&format!("BEGIN; {} COMMIT", self.older_by(seconds)));
         self.btcpay.later(move |invoices| {
             for invoice in invoices {
                 invoice.created -= seconds;
