@@ -79,7 +79,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Of `invoice`, of which BTCPay Server says `answer`; None if it does not have it.
+    /// Of `invoice`, about which BTCPay Server says `answer`; None if it does not have it.
     pub fn of(invoice: &Invoice, answer: Option<&Answer>) -> Self {
         let redemption = invoice.redemption.as_ref();
         Self {
@@ -155,8 +155,8 @@ impl Step {
     }
 }
 
-/// The row for something that a recheck has told. It is written only then: who is killed in between
-/// tells it twice, never not at all.
+/// The row for something that a recheck has told. It is written only then: a run killed in between
+/// tells it twice rather than never.
 pub fn told(reason: &str) -> NoteRow {
     (REMINDED, json!({"reason": reason}))
 }

@@ -198,7 +198,7 @@ impl Decision {
     }
 }
 
-/// The decision on `invoice`, of which BTCPay Server says `answer`.
+/// The decision on `invoice`, about which BTCPay Server says `answer`.
 #[rustfmt::skip]
 pub fn decide(invoice: &Invoice, answer: &Answer) -> Decision {
     use BtcpayStatus::{Expired, Invalid, New, Processing, Settled};
@@ -280,7 +280,7 @@ pub fn decide_in_doubt(invoice: &Invoice, answer: &Answer, doubt: Doubt) -> Deci
     }
 }
 
-/// The decision on `invoice`, of which BTCPay Server says `answer`; None if it does not have it.
+/// The decision on `invoice`, about which BTCPay Server says `answer`; None if it does not have it.
 pub fn decide_with(invoice: &Invoice, answer: Option<&Answer>) -> Decision {
     match answer {
         Some(answer) => decide(invoice, answer),

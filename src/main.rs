@@ -1,7 +1,7 @@
 //! `reconcile` brings a licensing service's SQLite database into agreement with BTCPay Server.
 //!
 //! Arguments in, exit code out. The story is in `run`; `invoice` has its words and `decide` its rules.
-//! Each module here is a room of the house; which may use which is checked by `tests/suite/rooms.rs`.
+//! `tests/suite/rooms.rs` checks which module may use which.
 
 #![forbid(unsafe_code)]
 // No input may end in a panic.

@@ -1,4 +1,4 @@
-//! BTCPay Server over HTTP: the Greenfield API, read-only. All HTTP of the program is in this room,
+//! BTCPay Server over HTTP: the Greenfield API, read-only. All of the program's HTTP is in this module,
 //! which knows nothing of the database.
 //!
 //! The only thing that counts as a status is the status of the very invoice that was asked for.

@@ -118,7 +118,7 @@ impl Log {
     ///
     /// # Errors
     ///
-    /// As of [`Self::read_once`].
+    /// See [`Self::read_once`].
     pub fn read_on(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let newest = connection
             .prepare_cached(NEWEST_ROW)?

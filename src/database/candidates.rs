@@ -280,7 +280,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// As of [`Self::candidates`].
+    /// See [`Self::candidates`].
     pub fn newest_paid(&self, most: u32) -> Result<Vec<Invoice>> {
         let find = || {
             let mut statement = self.connection.prepare(NEWEST_PAID)?;
@@ -299,7 +299,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// As of [`Self::candidates`].
+    /// See [`Self::candidates`].
     pub fn find(&self, id: &str) -> Result<Result<Invoice, Unreadable>> {
         let find = || {
             let mut statement = self.connection.prepare(FIND)?;
@@ -338,7 +338,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// As of [`Self::candidates`].
+    /// See [`Self::candidates`].
     pub fn bought_by(&self, buyer: &Address, most: usize) -> Result<Bought> {
         let find = || {
             let mut statement = self.connection.prepare(BOUGHT_BY)?;

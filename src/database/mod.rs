@@ -1,4 +1,4 @@
-//! The licensing service's SQLite database. All SQL of the program is in this room. It knows nothing
+//! The licensing service's SQLite database. All of the program's SQL is in this module. It knows nothing
 //! about BTCPay Server; it writes what `decide` concluded.
 //!
 //! The database belongs to the service, which writes to it at any time. It is never created, migrated

@@ -65,7 +65,7 @@ impl RedemptionChange {
     ///
     /// # Errors
     ///
-    /// As of [`Self::redeem`].
+    /// See [`Self::redeem`].
     pub fn cancel(connection: &Connection, invoice: &InvoiceId) -> Result<Self> {
         Self::read(connection, invoice, RedemptionStatus::Cancelled, -1)
     }

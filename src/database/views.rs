@@ -1,4 +1,4 @@
-//! Temporary views that the room's queries read. They are created in every database and live and die
+//! Temporary views that the queries read. They are created in every database and live and die
 //! with the connection; what they say beyond schema.sql depends on the service.
 
 use log::trace;

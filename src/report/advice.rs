@@ -100,7 +100,7 @@ pub fn urgency(attention: &Attention) -> u8 {
     }
 }
 
-/// What is wrong with `invoice`, of which BTCPay Server says `answer` and, if it was asked, that these
+/// What is wrong with `invoice`, about which BTCPay Server says `answer` and, if it was asked, that these
 /// `payments` came.
 pub fn advice(
     attention: &Attention,

@@ -36,7 +36,7 @@ pub fn line(drift: &CountDrift) -> String {
     )
 }
 
-/// Counts again, so that a redemption of the meantime does no harm.
+/// Counts again, in case a code was redeemed in the meantime.
 fn sql(drift: &CountDrift) -> String {
     format!(
         "UPDATE discount_codes SET used_count = (SELECT count(*) FROM discount_redemptions WHERE \

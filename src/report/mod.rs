@@ -330,7 +330,7 @@ impl Report {
         }
     }
 
-    /// Something about `invoice`, of which BTCPay Server says `answer`.
+    /// Something about `invoice`, about which BTCPay Server says `answer`.
     pub fn needs_attention(
         &mut self,
         invoice: &Invoice,

@@ -42,7 +42,7 @@ struct There {
 }
 
 impl Named {
-    /// Of `invoice`, of which BTCPay Server said `answer` and that these `payments` came; and whether it
+    /// Of `invoice`, about which BTCPay Server said `answer` and that these `payments` came; and whether it
     /// was left alone because the service may be at work on it.
     pub fn new(
         invoice: &Invoice,

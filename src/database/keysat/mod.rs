@@ -1,6 +1,6 @@
 //! What Keysat's database has beyond schema.sql. Keysat is the licensing service in the field; its
 //! tables are recognized one by one, so that its databases of any age work alike. The other files of
-//! the database call this room in three places, opening, listing and writing, and know none of its
+//! the database call this module in three places, opening, listing and writing, and know none of its
 //! tables.
 //!
 //! - `providers`: whose an invoice is, if the service has several payment providers
