@@ -72,10 +72,11 @@ fn find(
     deadline: Deadline,
     mut found: impl FnMut(LookedUp) -> Result<()>,
 ) -> Result<()> {
-    while !deadline.is_reached()
-        && let Ok(looked_up) = to_find.recv()
-    {
+    for looked_up in to_find {
         found(looked_up)?;
+        if deadline.is_reached() {
+            break;
+        }
     }
     Ok(())
 }
