@@ -423,6 +423,7 @@ fn unreadable_key(path: &Path, error: &io::Error) -> anyhow::Error {
     };
     let advice = match (error.kind(), path.metadata()) {
         (io::ErrorKind::PermissionDenied, Ok(metadata)) => for_this_user_only(path, &metadata),
+        (io::ErrorKind::PermissionDenied, Err(_)) => "Let this user into its folder".into(),
         _ => "Correct --api-key-file (BTCPAY_API_KEY_FILE)".into(),
     };
     anyhow!(

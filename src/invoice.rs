@@ -68,7 +68,7 @@ impl BtcpayInvoiceId {
 pub enum Wanted {
     /// One, by the service's id or BTCPay Server's.
     Id(String),
-    /// All of the buyer with this address.
+    /// All of the buyer with this address, if it is no id after all.
     Buyer(Address),
 }
 
@@ -77,7 +77,7 @@ pub enum Wanted {
 pub struct Address(pub String);
 
 impl Wanted {
-    /// What `typed` names: no id has an `@`.
+    /// What `typed` probably names: hardly an id has an `@`.
     pub fn of(typed: &str) -> Self {
         if typed.contains('@') {
             Self::Buyer(Address(typed.into()))

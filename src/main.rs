@@ -34,7 +34,7 @@ mod run;
 mod secret;
 mod stop;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -80,10 +80,13 @@ fn answer(mut error: clap::Error) -> ExitCode {
     config::keep_key_of_environment();
     let text = error.render().ansi().to_string();
     let shown = secret::without_any(&text);
-    anstream::eprint!("{shown}");
-    if shown != text {
-        anstream::eprintln!("\n{}", config::KEY_ON_COMMAND_LINE);
-    }
+    let hint = if shown == text {
+        String::new()
+    } else {
+        format!("\n{}\n", config::KEY_ON_COMMAND_LINE)
+    };
+    // Where it cannot be written, the exit code still tells.
+    let _ = write!(anstream::stderr(), "{shown}{hint}");
     ExitCode::from(Exit::Usage as u8)
 }
 

@@ -194,12 +194,22 @@ fn newest_of_a_buyers_many_sales_are_shown_and_that_is_said() {
     shop.sql("UPDATE invoices SET buyer_email = 'dave@example.com' WHERE id <> '0'");
     let run = || shop.reconcile().flag("-n").flag("dave@example.com");
     let ran = run().exits(0).warns(
-        "warning: dave@example.com has 2 more invoices than the newest 20. Name those by id",
+        "warning: 2 older invoices of dave@example.com are not shown. To see one, give its id",
     );
     let newest: Vec<String> = (1..=20).map(|place| place.to_string()).collect();
     assert_eq!(shown(&ran), newest);
     shop.sql("DELETE FROM invoices WHERE CAST(id AS INTEGER) > 20");
     assert_eq!(shown(&run().exits(0).warns("")), newest);
+}
+
+#[test]
+fn id_may_look_like_an_address() {
+    let shop = Shop::open();
+    shop.sale("order@7").made();
+    assert_eq!(
+        shown(&shop.reconcile().flag("-n").flag("order@7").exits(0)),
+        ["order@7"]
+    );
 }
 
 #[test]

@@ -371,6 +371,15 @@ fn key_file_of_another_user_is_handed_over_and_not_only_closed() {
 }
 
 #[test]
+fn wrong_option_is_a_usage_error_even_if_nobody_can_read_that() {
+    let shop = Shop::open();
+    let mut command = shop.reconcile().flag("--bogus").command();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full");
+    let status = command.stderr(full.unwrap()).status().unwrap();
+    assert_eq!(status.code(), Some(2));
+}
+
+#[test]
 fn plain_http_to_public_host_is_refused() {
     let shop = Shop::open();
     shop.sale("a").made();
