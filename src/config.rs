@@ -15,7 +15,7 @@ use reqwest::Url;
 use crate::btcpay::{ApiKey, Cleartext, UnusableProxy, without_page};
 use crate::cli::{self, Cli};
 use crate::database::Access;
-use crate::invoice::{Store, Wanted};
+use crate::invoice::Store;
 use crate::report::{Format, is_hidden};
 use crate::secret;
 
@@ -35,7 +35,7 @@ pub struct Config {
     pub format: Format,
 }
 
-/// What a run is for. Where only one is meant, an invoice is named by either id.
+/// What a run is for. Invoices are named by either id.
 #[derive(Debug)]
 pub enum Task {
     /// All invoices that may be out of date.
@@ -44,8 +44,8 @@ pub enum Task {
     Issue(String),
     /// A person accepts these as they are.
     Acknowledge(Vec<String>),
-    /// A person wants to know all about these.
-    Named(Vec<Wanted>),
+    /// A person wants to know all about these, or about those of buyers with these addresses.
+    Named(Vec<String>),
 }
 
 impl Task {
@@ -54,8 +54,7 @@ impl Task {
         match self {
             Self::Reconcile { .. } => false,
             Self::Issue(id) => id == text,
-            Self::Acknowledge(ids) => ids.iter().any(|id| id == text),
-            Self::Named(wanted) => wanted.iter().any(|one| one.text() == text),
+            Self::Acknowledge(ids) | Self::Named(ids) => ids.iter().any(|id| id == text),
         }
     }
 
@@ -66,7 +65,7 @@ impl Task {
         } else if !cli.acknowledge.is_empty() {
             Self::Acknowledge(cli.acknowledge.clone())
         } else if !cli.invoices.is_empty() {
-            Self::Named(cli.invoices.iter().map(|typed| Wanted::of(typed)).collect())
+            Self::Named(cli.invoices.clone())
         } else {
             Self::Reconcile {
                 recheck: cli.recheck,
@@ -313,12 +312,11 @@ fn parsed_url(text: &str, setting: &Setting) -> Result<Url> {
     } = setting;
     let advice = format!("Set {option} ({variable}) to an address like {example}");
     // No message repeats the text: it may hold a password.
-    let begins_with = |scheme: &str| {
-        let beginning = text.get(..scheme.len());
-        beginning.is_some_and(|beginning| beginning.eq_ignore_ascii_case(scheme))
-    };
+    let scheme = text
+        .split_once(':')
+        .map(|(scheme, _)| scheme.to_ascii_lowercase());
     ensure!(
-        begins_with("http:") || begins_with("https:"),
+        matches!(scheme.as_deref(), Some("http" | "https")),
         "{what} lacks http:// or https://. {advice}"
     );
     let url =

@@ -63,38 +63,6 @@ impl BtcpayInvoiceId {
     }
 }
 
-/// What a person types to name sales.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// One, by the service's id or BTCPay Server's.
-    Id(String),
-    /// All of the buyer with this address, if it is no id after all.
-    Buyer(Address),
-}
-
-/// A buyer's e-mail address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address(pub String);
-
-impl Wanted {
-    /// What `typed` probably names: hardly an id has an `@`.
-    pub fn of(typed: &str) -> Self {
-        if typed.contains('@') {
-            Self::Buyer(Address(typed.into()))
-        } else {
-            Self::Id(typed.into())
-        }
-    }
-
-    /// As it was typed.
-    pub fn text(&self) -> &str {
-        match self {
-            Self::Id(id) => id,
-            Self::Buyer(address) => &address.0,
-        }
-    }
-}
-
 /// A store of a BTCPay Server.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -143,6 +111,16 @@ impl LocalStatus {
             Self::Settled => "settled",
             Self::Expired => "expired",
             Self::Invalid => "invalid",
+        }
+    }
+
+    /// The database's status for an invoice that BTCPay Server says is `there`.
+    pub const fn of(there: BtcpayStatus) -> Self {
+        match there {
+            BtcpayStatus::New | BtcpayStatus::Processing => Self::Pending,
+            BtcpayStatus::Settled => Self::Settled,
+            BtcpayStatus::Expired => Self::Expired,
+            BtcpayStatus::Invalid => Self::Invalid,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::attention::Occasion;
 use crate::btcpay::{AskError, Btcpay};
 use crate::config::Config;
 use crate::database::{Access, Database, Unreadable};
-use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId, Wanted};
+use crate::invoice::{Answer, BtcpayInvoiceId, Invoice, InvoiceId};
 use crate::proof::{Probe, probe};
 use crate::reconcile::{Moment, Word, reconcile};
 use crate::report::{Named, Report};
@@ -21,8 +21,9 @@ use crate::stop::Deadline;
 /// How many invoices of a buyer are looked into.
 const MOST_OF_A_BUYER: usize = 20;
 
-/// Looks into the invoices that are `wanted`, at Unix second `now`, and brings them into agreement.
-pub fn look_into(config: &Config, wanted: &[Wanted], now: i64) -> Report {
+/// Looks into the invoices of these ids, the service's or BTCPay's, and of buyers with these addresses, at
+/// Unix second `now`, and brings them into agreement.
+pub fn look_into(config: &Config, wanted: &[String], now: i64) -> Report {
     let started = Instant::now();
     let mut report = new_report(config);
     if let Err(stopped) = look_into_until_stopped(config, wanted, now, &mut report) {
@@ -34,7 +35,7 @@ pub fn look_into(config: &Config, wanted: &[Wanted], now: i64) -> Report {
 
 fn look_into_until_stopped(
     config: &Config,
-    wanted: &[Wanted],
+    wanted: &[String],
     now: i64,
     report: &mut Report,
 ) -> Result<()> {
@@ -47,8 +48,8 @@ fn look_into_until_stopped(
         occasion: Occasion::Minute,
         now,
     };
-    for one in wanted {
-        for found in find(one, &database, report)? {
+    for typed in wanted {
+        for found in find(typed, &database, report)? {
             let looked = match found {
                 Ok(invoice) if seen.contains(&invoice.id) => Ok(()),
                 Ok(invoice) => {
@@ -68,22 +69,19 @@ fn look_into_until_stopped(
     Ok(())
 }
 
-/// The invoices that are wanted. A buyer of none is in the report.
+/// The invoice of this id, else those of the buyer with this address. A buyer of none is in the report.
 fn find(
-    wanted: &Wanted,
+    typed: &str,
     database: &Database,
     report: &mut Report,
 ) -> Result<Vec<Result<Invoice, Unreadable>>> {
-    let buyer = match wanted {
-        Wanted::Id(id) => return Ok(vec![database.find(id)?]),
-        Wanted::Buyer(buyer) => buyer,
-    };
-    if let Ok(invoice) = database.find(&buyer.0)? {
-        return Ok(vec![Ok(invoice)]);
+    let by_id = database.find(typed)?;
+    if by_id.is_ok() || !typed.contains('@') {
+        return Ok(vec![by_id]);
     }
-    let bought = database.bought_by(buyer, MOST_OF_A_BUYER)?;
+    let bought = database.bought_by(typed, MOST_OF_A_BUYER)?;
     // It may have a key in it.
-    let shown = secret::without_any(&buyer.0);
+    let shown = secret::without_any(typed);
     if bought.newest.is_empty() {
         let why = "no invoice has a buyer with this address. The buyer may have given another one";
         let (id, btcpay_id) = (shown.as_ref().into(), shown.as_ref().into());

@@ -13,7 +13,7 @@ use super::keysat;
 use super::row::{column_value, shown};
 use crate::candidates::Candidates;
 use crate::decide::is_complete;
-use crate::invoice::{Address, BtcpayInvoiceId, Invoice, InvoiceId, License, LocalStatus, Purpose};
+use crate::invoice::{BtcpayInvoiceId, Invoice, InvoiceId, License, LocalStatus, Purpose};
 use crate::secret;
 
 /// How long, in seconds, the service gets to finish an invoice that it has just settled or closed.
@@ -339,10 +339,10 @@ impl Database {
     /// # Errors
     ///
     /// See [`Self::candidates`].
-    pub fn bought_by(&self, buyer: &Address, most: usize) -> Result<Bought> {
+    pub fn bought_by(&self, address: &str, most: usize) -> Result<Bought> {
         let find = || {
             let mut statement = self.connection.prepare(BOUGHT_BY)?;
-            let mut rows = statement.query([&buyer.0])?;
+            let mut rows = statement.query([address])?;
             let mut bought = Bought {
                 newest: Vec::new(),
                 older: 0,

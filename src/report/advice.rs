@@ -281,7 +281,7 @@ fn settled_here_not_there(
         ))
         .run(
             &format!("If not, {}correct the row", revoke_first(invoice)),
-            set_status(&invoice.id, as_local(status)),
+            set_status(&invoice.id, LocalStatus::of(status)),
         );
     if answer.and_then(money_on_closed).is_some() {
         advice.say("Then the next --recheck says what to do about the money that came")
@@ -471,16 +471,6 @@ fn shell_word(text: &str) -> String {
         text.into()
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
-    }
-}
-
-/// The database's word for what BTCPay Server says.
-pub fn as_local(status: BtcpayStatus) -> LocalStatus {
-    match status {
-        BtcpayStatus::New | BtcpayStatus::Processing => LocalStatus::Pending,
-        BtcpayStatus::Settled => LocalStatus::Settled,
-        BtcpayStatus::Expired => LocalStatus::Expired,
-        BtcpayStatus::Invalid => LocalStatus::Invalid,
     }
 }
 

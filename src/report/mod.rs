@@ -563,7 +563,7 @@ impl Failed {
         if id.0 == btcpay_id.0 {
             format!("'{id}'")
         } else {
-            format!("invoice {id} (BTCPay invoice {btcpay_id})")
+            text::ids(id, Some(btcpay_id))
         }
     }
 }

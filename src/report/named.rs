@@ -8,11 +8,14 @@ use serde::Serialize;
 use super::block::blocks;
 use super::table::{WIDEST_TEXT, with_separators};
 use super::wrap::{INDENT, wrap};
-use super::{PaymentJson, Report, advice, escape, text};
+use super::{PaymentJson, Report, escape, text};
 use crate::invoice::{
     AdditionalStatus, Answer, BtcpayInvoiceId, BtcpayStatus, Event, Here, Invoice, InvoiceId,
-    Payment,
+    LocalStatus, Payment,
 };
+
+/// Under a value, whose name and blanks are so wide.
+const BELOW_THE_VALUE: &str = "            ";
 
 #[derive(Debug, Serialize)]
 pub struct Named {
@@ -79,7 +82,7 @@ impl Named {
 
     fn statuses_agree(&self) -> bool {
         let there = self.btcpay.as_ref();
-        let there = there.map(|there| advice::as_local(there.status).word());
+        let there = there.map(|there| LocalStatus::of(there.status).word());
         there.is_some() && there == self.here.status.as_deref()
     }
 
@@ -140,15 +143,11 @@ pub fn write(
     columns: Option<usize>,
 ) -> io::Result<()> {
     for named in &report.invoices {
-        let ids = format!(
-            "invoice {} (BTCPay invoice {})",
-            named.invoice_id, named.btcpay_invoice_id
-        );
+        let ids = text::ids(&named.invoice_id, Some(&named.btcpay_invoice_id));
         writeln!(out, "{}", wrap("", &escape::line(&ids), INDENT, columns))?;
         for (name, value) in lines(named) {
             let line = format!("{name:<9} {}", escape::line(&value));
-            let below_the_value = " ".repeat(12);
-            writeln!(out, "{}", wrap(INDENT, &line, &below_the_value, columns))?;
+            writeln!(out, "{}", wrap(INDENT, &line, BELOW_THE_VALUE, columns))?;
         }
         let attention = report.attention.iter();
         let items: Vec<_> = attention

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::escape;
 use super::wrap::{INDENT, wrap};
 use super::{Acknowledged, Changed, Reader, Report, Resolved, drift, named, table};
-use crate::invoice::Missing;
+use crate::invoice::{BtcpayInvoiceId, InvoiceId, Missing};
 
 /// Writes the report, or nothing: if a run could not begin, or if nothing happened in a real one and
 /// `reader` wants no summary of that.
@@ -55,12 +55,19 @@ fn is_news(report: &Report) -> bool {
         || !report.failures.is_empty()
 }
 
+/// An invoice by its ids, as far as they are known.
+pub fn ids(id: &InvoiceId, btcpay_id: Option<&BtcpayInvoiceId>) -> String {
+    match btcpay_id {
+        Some(btcpay_id) => format!("invoice {id} (BTCPay invoice {btcpay_id})"),
+        None => format!("invoice {id}"),
+    }
+}
+
 /// A change as a line.
 pub fn line(change: &Changed) -> String {
     escape::line(&format!(
-        "invoice {} (BTCPay invoice {}): {}",
-        change.invoice_id,
-        change.btcpay_invoice_id,
+        "{}: {}",
+        ids(&change.invoice_id, Some(&change.btcpay_invoice_id)),
         what_changed(change)
     ))
 }
@@ -88,11 +95,9 @@ pub fn what_changed(change: &Changed) -> String {
 
 /// What is over, as a line.
 pub fn resolved(resolved: &Resolved) -> String {
-    let btcpay_id = resolved.btcpay_invoice_id.as_ref();
     escape::line(&format!(
-        "invoice {}{}: over: {}",
-        resolved.invoice_id,
-        btcpay_id.map_or_else(String::new, |id| format!(" (BTCPay invoice {id})")),
+        "{}: over: {}",
+        ids(&resolved.invoice_id, resolved.btcpay_invoice_id.as_ref()),
         resolved.reason.replace('_', " ")
     ))
 }
@@ -100,9 +105,11 @@ pub fn resolved(resolved: &Resolved) -> String {
 /// What a person acknowledged, as a line.
 pub fn acknowledged(acknowledged: &Acknowledged) -> String {
     escape::line(&format!(
-        "invoice {} (BTCPay invoice {}): acknowledged: {} here, {}",
-        acknowledged.invoice_id,
-        acknowledged.btcpay_invoice_id,
+        "{}: acknowledged: {} here, {}",
+        ids(
+            &acknowledged.invoice_id,
+            Some(&acknowledged.btcpay_invoice_id)
+        ),
         acknowledged.status.word(),
         acknowledged.btcpay_status.map_or_else(
             || "not in BTCPay's store".into(),
