@@ -2,7 +2,6 @@
 //! where most of it is in question, and fetches by id any invoice that neither shows.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use serde_json::json;
 
 use crate::btcpay::{self, Fault, Invoice, STORE};
 use crate::shop::{BTC, Shop};
+use crate::stops::start;
 
 const ALL_SETTLED: fn(i64) -> &'static str = |_| "Settled";
 
@@ -289,8 +289,7 @@ fn each_page_is_written_while_the_next_is_asked_for() {
             )
             .expect("no lock waits for an answer");
     });
-    let mut command = shop.reconcile().command();
-    let mut run = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut run = start(shop.reconcile());
     let mut changes = BufReader::new(run.stdout.take().unwrap()).lines();
     assert_eq!(changes.by_ref().take(100).count(), 100);
     written.send(()).unwrap();

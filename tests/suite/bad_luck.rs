@@ -3,6 +3,7 @@
 use crate::btcpay::Fault;
 use crate::mixed::soak;
 use crate::shop::{Shop, at_once};
+use crate::trouble::answer;
 
 /// Every way in which an answer can be wrong or missing.
 fn all_faults() -> Vec<Fault> {
@@ -11,8 +12,8 @@ fn all_faults() -> Vec<Fault> {
         Fault::HalfABody,
         Fault::EndlessBody,
         Fault::Hang,
-        Fault::Answer(500, "", String::new()),
-        Fault::Answer(503, "", String::new()),
+        answer(500),
+        answer(503),
         Fault::Answer(502, "", "<html>Bad Gateway</html>".into()),
         Fault::Answer(200, "", "<html>Welcome</html>".into()),
         Fault::Answer(429, "Retry-After: 0\r\n", String::new()),
@@ -39,8 +40,7 @@ fn bad_btcpay_delays_but_does_not_change_the_result() {
         shop.mixed_backlog(if by_pages { 600 } else { 40 });
         shop.btcpay.has_bad_luck(seed, all_faults());
         if !by_pages {
-            shop.btcpay
-                .fails("list", Fault::Answer(500, "", String::new()));
+            shop.btcpay.fails("list", answer(500));
         }
         let mut runs = 0;
         // Only sales with a license by hand stay pending.

@@ -357,6 +357,12 @@ fn person_issues_free_sale_without_a_request() {
 /// Checks that a person is refused, and why, in a dry run as in a real one.
 #[track_caller]
 fn refused(shop: &Shop, id: &str, why: &str) {
+    refused_as(shop, "invoice [..] (BTCPay invoice [..])", id, why);
+}
+
+/// The same, where the error begins with `who`.
+#[track_caller]
+fn refused_as(shop: &Shop, who: &str, id: &str, why: &str) {
     let before = shop.everything();
     for run in [shop.person_issues(id).flag("-n"), shop.person_issues(id)] {
         let report = run.json(3);
@@ -367,7 +373,7 @@ fn refused(shop: &Shop, id: &str, why: &str) {
     }
     shop.person_issues(id)
         .exits(3)
-        .warns(&format!("error: [..]: [..]{why}[..]"));
+        .warns(&format!("error: {who}: [..]{why}[..]"));
 }
 
 #[test]
@@ -468,11 +474,12 @@ fn id_must_fit_one_invoice() {
         let shop = open();
         shop.sale("a").made();
         for none in ["b", "A", "", "btc-", "a'", "%", " a"] {
-            refused(&shop, none, "no invoice has this id");
+            let who = format!("'{none}'");
+            refused_as(&shop, &who, none, "no invoice has this id");
         }
         shop.sale("b").made();
         shop.sql("UPDATE invoices SET btcpay_invoice_id = 'a' WHERE id = 'b'");
-        refused(&shop, "a", "several invoices have this id");
+        refused_as(&shop, "'a'", "a", "several invoices have this id");
         assert_eq!(
             shop.btcpay.requests(),
             [""; 0],

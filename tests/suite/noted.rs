@@ -6,7 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::btcpay::Fault;
-use crate::program::{Ran, Run, line_matches};
+use crate::program::{Ran, Run, full_disk, line_matches};
 use crate::shop::{BTC, SHOPS, Shop, at_once};
 use crate::stops::stopped_by;
 
@@ -764,9 +764,8 @@ fn what_nobody_could_read_is_told_by_the_next_recheck() {
     let shop = Shop::open();
     let late = shop.sale("late").here("expired").there("Expired");
     late.additional("PaidLate", "0.00021").made();
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
     let (_, gone) = std::io::pipe().unwrap();
-    for unread in [Stdio::from(full.unwrap()), Stdio::from(gone)] {
+    for unread in [Stdio::from(full_disk()), Stdio::from(gone)] {
         let lost = shop.recheck().command().stderr(unread).status();
         assert_eq!(lost.unwrap().code(), Some(1));
     }

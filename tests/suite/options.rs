@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::btcpay::{KEY, STORE};
 use crate::disks::{NOBODY, as_nobody};
-use crate::program::{Ran, Run, line_matches};
+use crate::program::{Ran, Run, full_disk, line_matches};
 use crate::shop::Shop;
 
 /// A run configured entirely by environment variables.
@@ -374,8 +374,7 @@ fn key_file_of_another_user_is_handed_over_and_not_only_closed() {
 fn wrong_option_is_a_usage_error_even_if_nobody_can_read_that() {
     let shop = Shop::open();
     let mut command = shop.reconcile().flag("--bogus").command();
-    let full = fs::OpenOptions::new().write(true).open("/dev/full");
-    let status = command.stderr(full.unwrap()).status().unwrap();
+    let status = command.stderr(full_disk()).status().unwrap();
     assert_eq!(status.code(), Some(2));
 }
 

@@ -1,6 +1,7 @@
 //! Runs the built program and checks its output.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -216,4 +217,9 @@ pub fn line_matches(pattern: &str, line: &str) -> bool {
         }
     }
     rest.ends_with(last)
+}
+
+/// A file on a disk that is full.
+pub fn full_disk() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
 }

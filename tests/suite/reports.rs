@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::program::full_disk;
 use crate::shop::Shop;
 
 const TIME: &str = "20[..]-[..]-[..]T[..]:[..]:[..]Z";
@@ -259,11 +260,12 @@ fn closed_stdout_is_no_failure() {
 fn unwritable_report_is_an_error() {
     let shop = Shop::open();
     shop.sale("a").made();
-    let full = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
+    let output = shop
+        .reconcile()
+        .command()
+        .stdout(full_disk())
+        .output()
         .unwrap();
-    let output = shop.reconcile().command().stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("audit_log"));
     assert_eq!(shop.state("a"), "settled, licensed");

@@ -1,7 +1,7 @@
 //! A run that is stopped, or whose output or database goes away, tells what it did.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::btcpay::{Fault, KEY};
 use crate::network::{listen, read_head};
-use crate::program::{Run, line_matches};
+use crate::program::{Run, full_disk, line_matches};
 use crate::shop::Shop;
 
 /// A shop whose BTCPay Server answers the first page of the list and then hangs.
@@ -27,7 +27,7 @@ fn shop_that_hangs_later() -> Shop {
     shop
 }
 
-fn start(run: Run) -> Child {
+pub fn start(run: Run) -> Child {
     let mut command = run.command();
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
@@ -351,7 +351,6 @@ fn failed_write_ends_what_is_being_asked() {
 
 #[test]
 fn full_disk_for_the_log_does_not_stop_the_work() {
-    let full = || File::options().write(true).open("/dev/full").unwrap();
     let shop = Shop::open();
     shop.sale("a").there("Settled").made();
     shop.sale("b")
@@ -359,12 +358,12 @@ fn full_disk_for_the_log_does_not_stop_the_work() {
         .additional("PaidLate", "0.00021")
         .made();
     let mut command = shop.reconcile().command();
-    let ran = command.stdout(full()).output().unwrap();
+    let ran = command.stdout(full_disk()).output().unwrap();
     assert_eq!(ran.status.code(), Some(1), "{ran:?}");
     assert_eq!(shop.query("SELECT count(*) FROM licenses"), "1");
 
     let mut command = shop.reconcile().flag("--recheck").command();
-    let ran = command.stderr(full()).output().unwrap();
+    let ran = command.stderr(full_disk()).output().unwrap();
     assert_eq!(ran.status.code(), Some(1), "{ran:?}");
 }
 

@@ -8,7 +8,7 @@ use crate::btcpay::{Fault, KEY};
 use crate::program::line_matches;
 use crate::shop::{STOPPED, Shop, at_once};
 
-fn answer(status: u16) -> Fault {
+pub fn answer(status: u16) -> Fault {
     Fault::Answer(status, "", String::new())
 }
 
